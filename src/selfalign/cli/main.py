@@ -1,0 +1,282 @@
+"""The `selfalign` command."""
+
+import errno
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from selfalign import __version__
+from selfalign.errors import SelfAlignError
+
+# Libraries that load models must not draw over our progress.
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+app = typer.Typer(
+    help="Align a language model with its own feedback.\n\n"
+    "A first run: `selfalign run recipes/quickstart.yaml`. The same command again goes on where it stopped.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console(soft_wrap=True)
+problems = Console(stderr=True, soft_wrap=True)
+
+RecipeFile = Annotated[Path, typer.Argument(help="Recipe, a YAML file. `selfalign init` writes one.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as dpo.beta=0.2.")
+]
+RunDir = Annotated[Path, typer.Argument(help="Run directory.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("recipe.yaml"),
+    preset: Annotated[
+        str | None, typer.Option(help="Published numbers to start from: paper, autoalign.")
+    ] = None,
+) -> None:
+    """Write a recipe with every key, its default and what it means."""
+    from selfalign.recipes import explain_recipe
+
+    if path.exists():
+        raise SelfAlignError(f"{path}: exists already; give another name")
+    path.write_text(explain_recipe(preset), encoding="utf-8")
+    console.print(f"wrote {path}; run it with: selfalign run {path}")
+
+
+@app.command()
+def validate(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Check a recipe and show it with presets and overrides resolved."""
+    from selfalign.recipes import load_recipe
+
+    resolved = load_recipe(recipe, overrides or []).model_dump(mode="json")
+    if as_json:
+        print(json.dumps(resolved, indent=2))
+    else:
+        import yaml
+
+        print(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), end="")
+        problems.print(f"{recipe}: valid")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    from selfalign.recipes import recipe_schema
+
+    print(json.dumps(recipe_schema(), indent=2, ensure_ascii=False))
+
+
+@app.command()
+def run(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Where the run lives; runs/<recipe name> if not given.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the stages, their state and what they need; do nothing.")
+    ] = False,
+    update: Annotated[
+        bool, typer.Option("--update", help="Redo stages that a changed recipe or data has made stale.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe to its end, or go on where it stopped.
+
+    Everything a stage finished is kept: kill it at any moment and give the same command again.
+    """
+    from selfalign.methods.execute import execute, plan
+    from selfalign.recipes import load_recipe
+
+    resolved = load_recipe(recipe, overrides or [])
+    root = run_dir or Path("runs") / recipe.stem
+    if dry_run:
+        _show_plan(plan(resolved, root), as_json)
+        return
+    from selfalign.cli.console import Narrator
+
+    try:
+        with Narrator(console) as narrator:
+            listener = _print_json if as_json else narrator
+            report = execute(resolved, root, recipe.read_text(encoding="utf-8"), listener, update=update)
+    except KeyboardInterrupt:
+        problems.print(f"stopped; nothing is lost. The same command goes on: {_command()}")
+        raise
+    if not as_json:
+        _show_judges(root)
+        console.print(f"report: {report}")
+
+
+@app.command()
+def status(run_dir: RunDir, as_json: AsJson = False) -> None:
+    """Show how far a run is, its last warnings and its judges."""
+    from selfalign.methods.execute import plan, recipe_of
+    from selfalign.runs.events import read_events
+    from selfalign.runs.lock import holder_of
+
+    statuses = plan(recipe_of(run_dir), run_dir)
+    events = list(read_events(run_dir / "events.jsonl"))
+    holder = holder_of(run_dir)
+    warnings = [f"{e['stage']}: {e['message']}" for e in events if e["event"] == "warning"][-5:]
+    if as_json:
+        stages = [{"stage": s.stage.name, "state": s.state, "why": s.why} for s in statuses]
+        print(json.dumps({"held_by": holder, "stages": stages, "warnings": warnings}, indent=2))
+        return
+    done = sum(s.state == "done" for s in statuses)
+    console.print(
+        f"{run_dir}: {done} of {len(statuses)} stages done; "
+        + (f"running ({holder})" if holder else "not running")
+    )
+    _show_plan(statuses, as_json=False)
+    progress = [e for e in events if e["event"] == "progress"][-1:]
+    if holder and progress:
+        last = progress[0]
+        console.print(
+            f"now: {last['stage']}, {last['done']} of {last['total']} {last['unit']} ({last['time']})"
+        )
+    for warning in warnings:
+        console.print(f"! {warning}", markup=False, highlight=False)
+    _show_judges(run_dir)
+
+
+@app.command()
+def report(run_dir: RunDir) -> None:
+    """Write report.html from what a run holds so far."""
+    from selfalign.methods.execute import recipe_of
+    from selfalign.report import write_report
+
+    recipe_of(run_dir)
+    console.print(f"wrote {write_report(run_dir)}")
+
+
+@app.command()
+def ls(
+    runs_dir: Annotated[Path, typer.Argument(help="Directory of run directories.")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """List runs and how far they are."""
+    from selfalign.methods.execute import RESOLVED, plan, recipe_of
+    from selfalign.runs.lock import holder_of
+
+    rows: list[dict[str, Any]] = []
+    for root in sorted(path.parent for path in runs_dir.glob(f"*/{RESOLVED}")):
+        recipe = recipe_of(root)
+        statuses = plan(recipe, root)
+        done = sum(s.state == "done" for s in statuses)
+        rows.append({
+            "run": str(root), "method": recipe.method, "model": recipe.policy.model,
+            "done": done, "stages": len(statuses), "held_by": holder_of(root),
+        })  # fmt: skip
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        console.print(f"no run in {runs_dir}")
+    for row in rows:
+        state = "running" if row["held_by"] else "finished" if row["done"] == row["stages"] else "stopped"
+        console.print(
+            f"{row['run']:<32} {state:<9} {row['done']}/{row['stages']}  {row['model']}", highlight=False
+        )
+
+
+@app.command()
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="Adapter directory, such as a model/ of a LoRA run.")],
+    output: Annotated[Path, typer.Argument(help="Directory to write the whole model to.")],
+) -> None:
+    """Merge a LoRA adapter into its base model."""
+    from selfalign.models.merge import merge_adapter
+
+    merge_adapter(adapter, output)
+    console.print(f"wrote {output}")
+
+
+def main() -> None:
+    """Run the command; exit with 2 on an error that a user can put right, 130 on Ctrl-C."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        app(standalone_mode=False)
+    except SelfAlignError as error:
+        problems.print(f"[red]error:[/] {str(error).replace('[', chr(92) + '[')}", highlight=False)
+        sys.exit(2)
+    except typer.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        problems.print(
+            f"[red]error:[/] {error}\nWhat was finished is kept; make room or grant access, then run again: "
+            f"{_command()}",
+            highlight=False,
+        )
+        sys.exit(2)
+    except Exception as error:
+        if not hasattr(error, "exit_code"):
+            raise
+        _usage(error)
+
+
+def _usage(error: Any) -> None:
+    """Show a wrong call of the command as typer would and exit."""
+    if hasattr(error, "show"):
+        error.show()
+    sys.exit(error.exit_code)
+
+
+def _terminated(signum: int, _: FrameType | None) -> None:
+    problems.print(f"terminated; nothing is lost. The same command goes on: {_command()}")
+    sys.exit(128 + signum)
+
+
+def _command() -> str:
+    return " ".join(["selfalign", *sys.argv[1:]])
+
+
+def _print_json(event: dict[str, Any]) -> None:
+    print(json.dumps(event, ensure_ascii=False), flush=True)
+
+
+def _show_plan(statuses: Any, as_json: bool) -> None:
+    from selfalign.cli.tables import costs_of, plan_table
+
+    if as_json:
+        rows = [{"stage": s.stage.name, "state": s.state, "why": s.why, **costs_of(s)} for s in statuses]
+        print(json.dumps(rows, indent=2))
+    else:
+        console.print(plan_table(statuses))
+
+
+def _show_judges(root: Path) -> None:
+    from selfalign.cli.tables import judge_table
+    from selfalign.report.read import measured_models
+
+    models = measured_models(root)
+    if models:
+        console.print(judge_table(models))
+
+
+def _version(value: bool) -> None:
+    if value:
+        console.print(f"selfalign {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
+    del version

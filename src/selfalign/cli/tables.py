@@ -1,0 +1,62 @@
+"""Tables for the terminal: the plan, the status, and judge quality."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from selfalign.report.read import MEASURES, ModelRow
+from selfalign.runs.run import StageStatus
+
+_COLOURS = {"done": "green", "partial": "yellow", "pending": "dim", "stale": "red"}
+_COSTS = ("generations", "new_tokens", "training_tokens")
+
+
+def plan_table(statuses: Sequence[StageStatus]) -> Table:
+    """Return the stages with their state and what the ones not done need, at most."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("stage", "state"):
+        table.add_column(heading)
+    for heading in ("generations", "new tokens", "training tokens"):
+        table.add_column(heading, justify="right")
+    table.add_column("why", overflow="fold")
+    totals = dict.fromkeys(_COSTS, 0)
+    for status in statuses:
+        costs = costs_of(status)
+        for name, value in costs.items():
+            totals[name] += value
+        cells = [f"{costs[name]:,}" if costs[name] else "" for name in _COSTS]
+        colour = _COLOURS[status.state]
+        table.add_row(status.stage.name, f"[{colour}]{status.state}[/]", *cells, "; ".join(status.why))
+    table.add_section()
+    table.add_row("left, at most", "", *(f"{totals[name]:,}" for name in _COSTS), "")
+    return table
+
+
+def costs_of(status: StageStatus) -> dict[str, int]:
+    """Return what a stage still needs, at most; zeros once it is done."""
+    done = status.state == "done"
+    return {name: 0 if done else int(status.stage.expected.get(name, 0)) for name in _COSTS}
+
+
+def judge_table(models: Sequence[ModelRow]) -> Table:
+    """Return the judge quality of every model measured so far, length as the baseline below."""
+    table = Table(box=None, pad_edge=False, title="judge quality on held-out prompts, 95 % intervals")
+    table.add_column("model")
+    table.add_column("parsed", justify="right")
+    for _, heading in MEASURES:
+        table.add_column(heading, justify="right")
+    for model in models:
+        rate = model.quality["parse_rate"]
+        cells = [interval(model.quality[name]) for name, _ in MEASURES]
+        table.add_row(model.name, "" if rate is None else f"{rate:.0%}", *cells)
+    return table
+
+
+def interval(measure: Mapping[str, Any]) -> str:
+    """Return a measure with its interval, or a dash where it is undefined."""
+    if measure["value"] is None:
+        return "–"
+    if measure["low"] is None:
+        return f"{measure['value']:.2f}"
+    return f"{measure['value']:.2f} ({measure['low']:.2f}–{measure['high']:.2f})"

@@ -1,0 +1,341 @@
+"""Evaluation fine-tuning data: examples that teach the model to judge as people do.
+
+Out of human-ranked replies and the model's own judgments of them, keep the judgments that agree with
+the human order. A tie or an unscored reply is never agreement, so a judge that always says the same
+passes nothing.
+"""
+
+import math
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from selfalign.judging import mean_rewards, representative
+from selfalign.records import Judgment, Messages, RankedPrompt, RankedReply, SFTExample, content_id
+
+Rule = Literal["ranking", "per_reply"]
+Target = Literal["rationale", "score"]
+
+
+@dataclass(frozen=True)
+class RankedSplit:
+    """Ranked prompts in two parts that share no prompt."""
+
+    train: list[RankedPrompt]
+    evaluation: list[RankedPrompt]
+    dropped: Counter[str]
+    """Prompts in neither part, by reason."""
+
+
+@dataclass(frozen=True)
+class EFTSelection:
+    """Examples in the order of the prompts and their replies, and the replies that gave none."""
+
+    examples: list[SFTExample]
+    dropped: Counter[str]
+    """Replies without an example, by reason. Together with the examples these are all replies."""
+
+
+def normalised(messages: Messages) -> str:
+    """Return the key that says two prompts ask the same: their last user turn without its spelling.
+
+    Unicode compatibility forms (NFKC), letter case and runs of white space make no difference, nor do
+    earlier turns.
+
+    Raises:
+        ValueError: There is no user turn.
+
+    Source: our choice, because a judge must not be measured on a question it was trained to answer, under
+    whatever conversation it stands.
+    """
+    turns = [message.content for message in messages if message.role == "user"]
+    if not turns:
+        raise ValueError("a prompt needs a user turn")
+    return " ".join(unicodedata.normalize("NFKC", turns[-1]).casefold().split())
+
+
+def split_ranked(
+    ranked: Sequence[RankedPrompt],
+    ift_prompts: Iterable[Messages],
+    *,
+    evaluation_fraction: float,
+    limit: int | None,
+    seed: int,
+) -> RankedSplit:
+    """Split ranked prompts into train and evaluation, after dropping those that can't be used.
+
+    Dropped, each under the first reason that holds: `ift_prompt` (its key, `normalised`, is that of an IFT
+    prompt), `all_tied` (people preferred no reply to another), `duplicate_prompt` (an earlier prompt that
+    was kept has its key), `over_limit`. What is left is put in an order hashed from `seed` and prompt ids;
+    its head is the evaluation part, the rest is the train part, both in that order.
+
+    Args:
+        ranked: Prompts with human-ranked replies.
+        ift_prompts: Messages of the IFT prompts, without completions.
+        evaluation_fraction: Share of the evaluation part, 0 to 1, rounded to whole prompts. Strictly between
+            0 and 1, and with two prompts or more, no part is empty.
+        limit: The most prompts in both parts together; `None` is no limit.
+        seed: Of the order.
+
+    Source: 2401.10020, section 3.1.1 (a train and an evaluation part, neither overlapping the IFT data);
+    hashing is our choice, because the parts then do not depend on the order of the file.
+    """
+    ift_keys = {normalised(messages) for messages in ift_prompts}
+    kept: dict[str, RankedPrompt] = {}
+    dropped: Counter[str] = Counter()
+    for prompt in ranked:
+        key = normalised(prompt.messages)
+        if key in ift_keys:
+            dropped["ift_prompt"] += 1
+        elif len({reply.rank for reply in prompt.replies}) < 2:
+            dropped["all_tied"] += 1
+        elif key in kept:
+            dropped["duplicate_prompt"] += 1
+        else:
+            kept[key] = prompt
+    shuffled = sorted(kept.values(), key=lambda prompt: content_id(str(seed), prompt.prompt_id))
+    prompts = shuffled[:limit]
+    if len(prompts) < len(shuffled):
+        dropped["over_limit"] = len(shuffled) - len(prompts)
+    size = round(evaluation_fraction * len(prompts))
+    if 0 < evaluation_fraction < 1 and len(prompts) > 1:
+        size = min(max(size, 1), len(prompts) - 1)
+    return RankedSplit(prompts[size:], prompts[:size], dropped)
+
+
+def agreeing_replies(
+    prompt: RankedPrompt, rewards: Mapping[str, float | None], rule: Rule
+) -> tuple[RankedReply, ...]:
+    """Return the replies on whose place the judge agrees with people, in the order of the prompt.
+
+    A reply's place in the judge's ranking is the number of replies with a higher reward. It agrees if people
+    gave it that place, where a human tie may take any place that its members share, and if no other reply
+    has its reward. Places are defined among all replies: one unscored reply and none agree.
+
+    Args:
+        prompt: The human ranking.
+        rewards: Reward of every reply by `reply_id`; `None` is unscored.
+        rule: `per_reply` returns the replies that agree; `ranking` all of them if all agree, else none.
+
+    Raises:
+        KeyError: A reply has no entry in `rewards`.
+
+    Source: 2401.10020, section 3.1.1, for `ranking`; icip-cas/AutoAlign for `per_reply`. That ties and
+    unscored replies never agree is our choice, because otherwise a constant judge passes.
+    """
+    scores = [rewards[reply.reply_id] for reply in prompt.replies]
+    if None in scores:
+        return ()
+    values = np.array(scores, dtype=float)
+    ranks = np.array([reply.rank for reply in prompt.replies])
+    agreeing = tuple(
+        reply
+        for reply, value in zip(prompt.replies, values, strict=True)
+        if np.sum(values == value) == 1
+        and np.sum(ranks < reply.rank) <= np.sum(values > value) < np.sum(ranks <= reply.rank)
+    )
+    return agreeing if rule == "per_reply" or len(agreeing) == len(prompt.replies) else ()
+
+
+def build_examples(
+    ranked: Sequence[RankedPrompt],
+    judgments: Iterable[Judgment],
+    judge_prompts: Mapping[str, Messages],
+    *,
+    rule: Rule,
+    target: Target,
+    high: int = 5,
+) -> EFTSelection:
+    """Turn the judgments that agree with people into examples of judging.
+
+    The target `rationale` is the whole text of the reply's representative judgment. The target `score` is
+    a score line alone: the human quality label times `high`, rounded down, or without a label the human
+    place spread evenly from `high` for the best to 1 for the worst, halves rounded up.
+
+    Replies without an example are counted under the first of: `unscored` (itself), `unscored_sibling`
+    (another reply of the prompt), `tie` (another reply has its reward), `disagrees` (its place or, under
+    `ranking`, the place of any reply of the prompt is not the human one), `no_rationale` (the judgment has a
+    score without text), `fractional_score` (the judgment's score is no whole number).
+
+    Args:
+        ranked: Prompts with human-ranked replies.
+        judgments: One or more of each reply, by `completion_id` = `reply_id`; others are ignored.
+        judge_prompts: What the judge is asked about each reply, by `reply_id`.
+        rule: See `agreeing_replies`.
+        target: What the model learns to say.
+        high: The rubric's best score; targets made from human labels lie in 0 to `high`.
+
+    Raises:
+        KeyError: A reply has no judgment, or a kept one no judge prompt.
+        ValueError: Two judgments of a reply have the same sample number.
+
+    Source: 2401.10020, section 3.1.1, for `rationale`; icip-cas/AutoAlign for `score` from labels. Scores
+    from places are our choice, because trees without labels still order their replies.
+    """
+    judgments = list(judgments)
+    rewards = mean_rewards(judgments)
+    by_reply: dict[str, list[Judgment]] = {}
+    for judgment in judgments:
+        by_reply.setdefault(judgment.completion_id, []).append(judgment)
+    examples: list[SFTExample] = []
+    dropped: Counter[str] = Counter()
+    for prompt in ranked:
+        agreeing = {reply.reply_id for reply in agreeing_replies(prompt, rewards, rule)}
+        for reply in prompt.replies:
+            if reply.reply_id not in agreeing:
+                dropped[_disagreement(prompt, reply, rewards)] += 1
+                continue
+            found = (
+                _human_target(prompt, reply, high)
+                if target == "score"
+                else _rationale(by_reply[reply.reply_id])
+            )
+            if isinstance(found, str):
+                dropped[found] += 1
+                continue
+            score, completion = found
+            examples.append(
+                SFTExample(
+                    example_id=content_id(reply.reply_id, completion),
+                    prompt_id=prompt.prompt_id,
+                    messages=judge_prompts[reply.reply_id],
+                    completion=completion,
+                    kind="eft",
+                    score=score,
+                    reply_id=reply.reply_id,
+                    source=prompt.source,
+                )
+            )
+    return EFTSelection(examples, dropped)
+
+
+def balance_scores(examples: Sequence[SFTExample], *, seed: int) -> tuple[list[SFTExample], Counter[str]]:
+    """Down-sample the most common score to the count of the next most common.
+
+    The other scores, however rare, stay as they are, and so does a single score. Which examples go, counted
+    as `score_balance`, is hashed from `seed` and their ids; the others keep their order.
+
+    Source: 2401.10020, section 3.1.1 (some of the examples with the most common score are discarded); the
+    count is our choice, because the paper names none.
+    """
+    common = Counter(_score(example) for example in examples).most_common(2)
+    if len(common) < 2 or common[0][1] == common[1][1]:
+        return list(examples), Counter()
+    (score, count), (_, target) = common
+    bucket = sorted(
+        (example.example_id for example in examples if example.score == score),
+        key=lambda example_id: content_id(str(seed), example_id),
+    )
+    gone = set(bucket[target:])
+    kept = [example for example in examples if example.example_id not in gone]
+    return kept, Counter(score_balance=count - target)
+
+
+def balance_lengths(
+    examples: Sequence[SFTExample], lengths: Mapping[str, int], *, bound: float = 0.02
+) -> tuple[list[SFTExample], Counter[str]]:
+    """Drop examples until the stated score no longer follows the length of the judged reply.
+
+    The measure is the correlation of score and length rank (average ranks among all examples given). While
+    it is beyond the bound, the example whose removal brings it nearest to 0 goes, counted as
+    `length_balance`; ties go by example id. It ends early with three examples, and where score or length is
+    constant, or would become so by every removal. The others keep their order.
+
+    Args:
+        examples: With a score and a reply id each.
+        lengths: Length of each reply in any unit, by `reply_id`.
+        bound: Largest correlation to accept, of either sign, 0 to 1.
+
+    Raises:
+        KeyError: A reply has no length.
+        ValueError: An example states no score.
+
+    Source: our choice, because a judge trained on labels that favour length learns to measure length.
+    """
+    ordered = sorted(examples, key=lambda example: example.example_id)
+    score = np.array([_score(example) for example in ordered], dtype=float)
+    rank = rankdata([lengths[str(example.reply_id)] for example in ordered])
+    # Every term is a multiple of 1/4, so the running sums are exact and a constant is seen as one.
+    terms = np.stack([np.ones_like(score), score, rank, score**2, rank**2, score * rank])
+    sums = terms.sum(axis=1)
+    gone: list[int] = []
+    while len(ordered) - len(gone) > 3 and bound < _correlation(sums) < math.inf:
+        without = _correlation(sums[:, None] - terms)
+        without[gone] = math.inf
+        if without.min() == math.inf:
+            break
+        gone.append(int(without.argmin()))
+        sums = sums - terms[:, gone[-1]]
+    gone_ids = {ordered[index].example_id for index in gone}
+    kept = [example for example in examples if example.example_id not in gone_ids]
+    return kept, +Counter(length_balance=len(gone))
+
+
+def score_counts(examples: Iterable[SFTExample]) -> dict[str, int]:
+    """Return how many examples state each score that occurs, lowest score first.
+
+    Raises:
+        ValueError: An example states no score.
+    """
+    counts = Counter(_score(example) for example in examples)
+    return {str(score): counts[score] for score in sorted(counts)}
+
+
+def _score(example: SFTExample) -> int:
+    """Return the score that an example states."""
+    if example.score is None:
+        raise ValueError(f"example {example.example_id} states no score, so it is no example of judging")
+    return example.score
+
+
+def _disagreement(prompt: RankedPrompt, reply: RankedReply, rewards: Mapping[str, float | None]) -> str:
+    """Return why a reply that doesn't agree does not, in the words of `build_examples`."""
+    reward = rewards[reply.reply_id]
+    others = [rewards[other.reply_id] for other in prompt.replies if other.reply_id != reply.reply_id]
+    if reward is None:
+        return "unscored"
+    if None in others:
+        return "unscored_sibling"
+    return "tie" if reward in others else "disagrees"
+
+
+def _rationale(judgments: Sequence[Judgment]) -> tuple[int, str] | str:
+    """Return score and text of the representative judgment, or the reason why it is no target."""
+    judgment = representative(judgments)
+    if judgment is None or judgment.score is None or not judgment.text:
+        return "no_rationale"
+    if not judgment.score.is_integer():
+        return "fractional_score"
+    return int(judgment.score), judgment.text
+
+
+def _human_target(prompt: RankedPrompt, reply: RankedReply, high: int) -> tuple[int, str]:
+    """Return the score that the human label stands for, or the human place without one, and its line.
+
+    Places are those among different ranks; where all replies share one it is the middle.
+    """
+    if reply.quality is not None:
+        score = min(max(int(high * reply.quality), 0), high)
+    else:
+        ranks = sorted({other.rank for other in prompt.replies})
+        share = ranks.index(reply.rank) / (len(ranks) - 1) if len(ranks) > 1 else 0.5
+        score = math.floor(high - share * (high - 1) + 0.5)
+    return score, f"Score: {score}"
+
+
+def _correlation(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return absolute correlations from the sums of 1, x, y, xx, yy and xy; infinity where undefined.
+
+    Sums have shape (6,) or (6, n), the result () or (n,).
+    """
+    n, x, y, xx, yy, xy = sums
+    variances = (n * xx - x**2) * (n * yy - y**2)
+    defined = variances > 0
+    root = np.sqrt(np.where(defined, variances, 1.0))
+    return np.where(defined, np.abs(n * xy - x * y) / root, math.inf)

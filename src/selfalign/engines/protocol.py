@@ -1,0 +1,46 @@
+"""What every engine does: requests in, generations out, in any order, joined by key."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from selfalign.config import Sampling
+from selfalign.records import FinishReason, Messages
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One completion to draw."""
+
+    key: str
+    """Names the request; unique within a call."""
+    messages: Messages
+    seed: int
+    """Shapes the draw: same model, messages, sampling and seed give the same text."""
+    reply_start: str = ""
+    """Words that the assistant's turn already begins with; the generation goes on from them."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One completion drawn."""
+
+    key: str
+    text: str | None
+    """Without the reply's given start; `None` where the prompt leaves no room in the context."""
+    finish_reason: FinishReason
+    """`stop` at the end of the turn, `length` at the token limit, or `prompt_too_long`."""
+    num_tokens: int
+    """New tokens, the end of turn not counted."""
+
+
+class Engine(Protocol):
+    """A model that generates."""
+
+    def generate(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> Iterator[Generation]:
+        """Yield one generation for each request, each as soon as it is finished, in any order.
+
+        The order and the number of the requests do not shape the draws, beyond rounding in arithmetic
+        that is done in batches.
+        """
+        ...

@@ -1,0 +1,36 @@
+"""Drawing the next token of every row, each with its own random numbers."""
+
+import torch
+from torch import Tensor
+
+_HEAD = 1024
+
+
+def sample(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -> Tensor:
+    """Draw one token a row from the nucleus, by inverting its cumulative distribution.
+
+    A row's token depends on its own logits and its own uniform number alone, so a draw does not change
+    with the company it is drawn in.
+
+    Args:
+        logits: `(B, V)`.
+        uniforms: `(B,)`, in [0, 1).
+        temperature: Above 0.
+        top_p: The nucleus is the smallest set of likeliest tokens whose probability reaches this.
+
+    Returns:
+        Token ids `(B,)`.
+
+    Source: nucleus sampling, arXiv 1904.09751, section 3.1.
+    """
+    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+    # Most nuclei end within the likeliest thousand; sorting the whole vocabulary is the rare case.
+    values, tokens = probabilities.topk(min(_HEAD, probabilities.shape[-1]), dim=-1)
+    if bool((values.sum(-1) < top_p).any()):
+        values, tokens = probabilities.sort(dim=-1, descending=True)
+    cumulative = values.cumsum(-1)
+    in_nucleus = cumulative - values < top_p
+    size = in_nucleus.sum(-1, keepdim=True)
+    mass = cumulative.gather(-1, size - 1)
+    place = (cumulative <= uniforms[:, None] * mass).sum(-1, keepdim=True)
+    return tokens.gather(-1, torch.minimum(place, size - 1)).squeeze(-1)

@@ -1,0 +1,1 @@
+"""Measures of how good a judge or a policy is."""

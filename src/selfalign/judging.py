@@ -1,0 +1,265 @@
+"""Judging: the prompt that asks for a score, the score that is read from the reply, and what follows.
+
+Where we depart from the paper: the request and the answer are fenced, so that an answer can't pose as
+instructions; a reply without a sound score is unscored with a reason, never a number.
+"""
+
+import difflib
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from itertools import count
+from pathlib import Path
+from statistics import fmean
+from typing import TypedDict
+
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
+from jinja2.sandbox import SandboxedEnvironment
+
+from selfalign.errors import RecipeError
+from selfalign.records import Judgment, Message, Messages, content_id
+
+_JINJA = SandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+@lru_cache(maxsize=8)
+def _template(rubric: str) -> Template:
+    return _JINJA.from_string(rubric)
+
+
+def load_rubric(name_or_path: str) -> str:
+    """Return the template text of a shipped rubric or of a user's own file.
+
+    A shipped name wins over a file of that name. The template is rendered once on trial, so that a
+    faulty one is refused before anything is generated.
+
+    Raises:
+        RecipeError: The rubric is neither shipped nor a readable file, fails to render, or doesn't show
+            both `prompt` and `completion`.
+    """
+    folder = resources.files("selfalign").joinpath("prompts", "rubrics")
+    shipped = sorted(file.name.removesuffix(".jinja") for file in folder.iterdir())
+    if name_or_path in shipped:
+        return folder.joinpath(f"{name_or_path}.jinja").read_text(encoding="utf-8")
+    try:
+        text = Path(name_or_path).read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        near = difflib.get_close_matches(name_or_path, shipped, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise RecipeError(
+            f"rubric {name_or_path!r} is not a shipped one ({', '.join(shipped)}) and can't be read as a "
+            f"file: {error}.{hint} Give one of those names or the path of a UTF-8 template."
+        ) from error
+    prompt, completion = "<<request>>", "<<answer>>"
+    try:
+        shown = _template(text).render(prompt=prompt, completion=completion)
+    except (TemplateError, TypeError, ValueError) as error:
+        line = f", line {error.lineno}" if isinstance(error, TemplateSyntaxError) else ""
+        raise RecipeError(
+            f"rubric {name_or_path}{line}: {error}. It is a jinja template with the two variables `prompt` "
+            "and `completion`."
+        ) from error
+    for name, value in (("prompt", prompt), ("completion", completion)):
+        if value not in shown:
+            raise RecipeError(
+                f"rubric {name_or_path}: the variable `{name}` is not shown. Add {{{{ {name} }}}}."
+            )
+    return text
+
+
+def _fence(tag: str, content: str) -> str:
+    """Put content between two tag lines that it can't contain: their code is derived from it."""
+    codes = (content_id(content, str(salt))[:6] for salt in count())
+    code = next(code for code in codes if code not in content.lower())
+    return f"<{tag} {code}>\n{content}\n</{tag} {code}>"
+
+
+def judge_messages(rubric: str, messages: Messages, completion: str) -> Messages:
+    """Return the one user message that asks a judge to score a completion.
+
+    The template gets `prompt` and `completion` as fenced text. A single user turn is shown as it is;
+    otherwise every turn is labelled with its role. The fence of the prompt depends on the prompt alone,
+    so that the candidates of a prompt share everything before their own text and an engine can cache it.
+
+    Args:
+        rubric: Template text, as `load_rubric` returns it.
+        messages: The prompt.
+        completion: The answer to score; its text can't close its fence.
+
+    Source: arXiv 2401.10020, figure 2; the fences are our choice, because a judge reads
+        text that a model wrote to please it.
+    """
+    match messages:
+        case (Message(role="user", content=content),):
+            conversation = content
+        case _:
+            conversation = "\n\n".join(f"{turn.role.capitalize()}: {turn.content}" for turn in messages)
+    text = _template(rubric).render(
+        prompt=_fence("request", conversation), completion=_fence("answer", completion)
+    )
+    return (Message(role="user", content=text),)
+
+
+@dataclass(frozen=True)
+class ParsedScore:
+    """A score, or the reason for having none."""
+
+    score: float | None
+    reason: str | None
+    """`empty`, `no_score`, `truncated`, `ambiguous`, `wrong_scale` or `out_of_range`; `None` with a score."""
+
+
+# Minus signs and dashes, line breaks, markdown emphasis.
+_SPELLINGS = str.maketrans(
+    dict.fromkeys("−–—", "-") | dict.fromkeys("\r\u2028", "\n") | dict.fromkeys("*_`#", "")
+)
+_LABEL = (
+    r"(?:(?:the|final|total|overall)\s+){0,3}(?:score|rating|total)|(?:最终|总体|综合)?(?:[评得总]分|分数)"
+)
+# A label opens a line, perhaps as a list item, or the last sentence of the reply. The value may stand on
+# the next line. Neither ">" nor a quotation mark may precede the label: a quoted score is not the judge's.
+_LABELLED = re.compile(
+    r"(?:^[ \t]*(?:[-•+|]|\d+[.)])?|[.!?。](?=.*\Z))[ \t]*"
+    rf"(?:{_LABEL})\s*(?:\([^)\n]*\))?\s*[:=]\s*(?P<value>.*)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_CUT_LABEL = re.compile(rf"(?:{_LABEL})\s*(?:[:=]|$)", re.IGNORECASE)
+_LONE = re.compile(
+    r"""(?:[\s\d.,/<>()\[\]"'~+-]|out\s+of|points?\b|or\b|to\b|[分或到至满为])+""", re.IGNORECASE
+)
+_VALUE = re.compile(
+    r"""[<\[("'{\s]*(?P<number>[-+]?\d+(?:\.\d+)?)[>\])"'}\s]*(?:分|points?\b|pts\b)?\s*"""
+    r"(?:\(?(?:/|out\s+of|满分为?)\s*(?P<scale>\d+(?:\.\d+)?))?(?P<rest>.*)",
+    re.IGNORECASE,
+)
+_SECOND_VALUE = re.compile(r"\s*(?:or\b|to\b|[或至到%])|.*\d", re.IGNORECASE)
+
+
+def parse_score(reply: str, *, low: int = 0, high: int = 5, truncated: bool = False) -> ParsedScore:
+    """Read the score that a judge's reply ends with.
+
+    It comes from a labelled line ("Score: 4", "**Score:** 4/5", "评分：4分") or from a last line that is
+    nothing but a score ("4", "4/5"); where there are several, the last counts. A number in prose never
+    counts. Width, zero-width characters, case and markdown emphasis don't matter.
+
+    In a truncated reply a line counts only if a line break follows it ("Score: 1" may be the start of
+    "Score: 1.5"), and no line counts if the cut is within another score line.
+
+    Args:
+        reply: The judge's whole reply.
+        low: Lowest valid score.
+        high: Highest valid score, and the only denominator accepted in "4/5".
+        truncated: Whether the token limit ended the reply.
+
+    Returns:
+        The score in [low, high], fractions included, or a reason: `empty` (blank reply), `no_score`,
+        `truncated` (no score before the cut), `ambiguous` ("3-4", "4 or 5"), `wrong_scale` ("4/10") or
+        `out_of_range`.
+
+    Source: our choice, because every spelling here was seen in replies to such a rubric, and a score
+        that is guessed becomes a preference.
+    """
+    folded = unicodedata.normalize("NFKC", reply)
+    text = "".join(c for c in folded if unicodedata.category(c) != "Cf").translate(_SPELLINGS)
+    if not text.strip():
+        return ParsedScore(None, "empty")
+    whole, cut = text, ""
+    if truncated:
+        whole, _, cut = text.rpartition("\n")
+        if _CUT_LABEL.search(cut):
+            return ParsedScore(None, "truncated")
+    whole = whole.rstrip()
+    last_line = whole.rpartition("\n")[2]
+    values = [match["value"] for match in _LABELLED.finditer(whole)]
+    if _LONE.fullmatch(last_line) and not cut.strip():
+        values.append(last_line)
+    value = values[-1] if values else ""
+    if not re.search(r"\d", value):
+        return ParsedScore(None, "truncated" if truncated else "no_score")
+    return _read_value(value, low, high)
+
+
+def _read_value(value: str, low: int, high: int) -> ParsedScore:
+    found = _VALUE.match(value)
+    if found is None or _SECOND_VALUE.match(found["rest"]):
+        return ParsedScore(None, "ambiguous")
+    if found["scale"] is not None and float(found["scale"]) != high:
+        return ParsedScore(None, "wrong_scale")
+    score = float(found["number"])
+    return ParsedScore(score, None) if low <= score <= high else ParsedScore(None, "out_of_range")
+
+
+def mean_rewards(judgments: Iterable[Judgment]) -> dict[str, float | None]:
+    """Return the reward of every judged completion: the mean of its scored judgments, by completion_id.
+
+    The reward is `None` where no judgment is scored; an unscored one weighs nothing. The values don't
+    depend on the order of the judgments.
+
+    Raises:
+        ValueError: A completion has two judgments of the same sample number.
+
+    Source: arXiv 2401.10020, section 3.1.3: the average of three sampled scores.
+    """
+    judged: set[tuple[str, int]] = set()
+    scores: dict[str, list[float]] = {}
+    for judgment in judgments:
+        key = (judgment.completion_id, judgment.sample)
+        if key in judged:
+            raise ValueError(f"completion {key[0]} has two judgments of sample {key[1]}")
+        judged.add(key)
+        scored = scores.setdefault(judgment.completion_id, [])
+        if judgment.score is not None:
+            scored.append(judgment.score)
+    return {completion_id: fmean(scored) if scored else None for completion_id, scored in scores.items()}
+
+
+def representative(judgments: Sequence[Judgment]) -> Judgment | None:
+    """Return the judgment of one completion whose score is nearest to the mean score.
+
+    Of equally near ones it is that of the lowest sample; `None` where none is scored.
+
+    Raises:
+        ValueError: The judgments are of more than one completion.
+
+    Source: our choice, because an evaluation example needs one rationale that fits the averaged score.
+    """
+    if len({judgment.completion_id for judgment in judgments}) > 1:
+        raise ValueError("the judgments are of more than one completion")
+    scored = [(judgment.score, judgment) for judgment in judgments if judgment.score is not None]
+    if not scored:
+        return None
+    mean = fmean(score for score, _ in scored)
+    return min(scored, key=lambda item: (abs(item[0] - mean), item[1].sample))[1]
+
+
+class Health(TypedDict):
+    """How a batch of judge calls went, ready for JSON."""
+
+    judgments: int
+    scored: int
+    parse_rate: float | None
+    """Share of the judgments that are scored; `None` without judgments."""
+    unscored: dict[str, int]
+    """Judgments by the reason for having no score."""
+    scores: dict[str, int]
+    """Judgments by score, rounded to the nearest half; ascending, empty buckets left out."""
+    mean_attempts: float | None
+    """Judge calls a judgment took; `None` without judgments."""
+
+
+def health(judgments: Iterable[Judgment]) -> Health:
+    """Count scores, and reasons for having none; the result doesn't depend on the order."""
+    rows = list(judgments)
+    scores = sorted(row.score for row in rows if row.score is not None)
+    return Health(
+        judgments=len(rows),
+        scored=len(scores),
+        parse_rate=len(scores) / len(rows) if rows else None,
+        unscored=dict(Counter(sorted(row.reason for row in rows if row.reason is not None))),
+        scores=dict(Counter(f"{round(score * 2) / 2:g}" for score in scores)),
+        mean_attempts=fmean(row.attempts for row in rows) if rows else None,
+    )

@@ -1,0 +1,1 @@
+"""The methods: the loops, each on one screen."""

@@ -1,0 +1,130 @@
+"""Planning and doing a run of any method."""
+
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from selfalign import __version__
+from selfalign.config import Recipe
+from selfalign.errors import RunError
+from selfalign.methods.self_rewarding import self_rewarding
+from selfalign.models.source import find_model
+from selfalign.report import write_report
+from selfalign.runs import Run
+from selfalign.runs.events import EventLog, Listener
+from selfalign.runs.files import hash_file, read_json, write_json, write_text
+from selfalign.runs.lock import hold
+from selfalign.runs.run import StageStatus
+
+RESOLVED = "recipe.resolved.json"
+_VERSIONED = ("torch", "transformers", "peft", "tokenizers", "numpy", "pydantic")
+
+
+def plan(recipe: Recipe, root: Path) -> list[StageStatus]:
+    """Return where every stage of the run stands, doing none."""
+    run = Run(root, recipe)
+    self_rewarding(run)
+    return run.statuses
+
+
+def execute(recipe: Recipe, root: Path, text: str, listener: Listener, *, update: bool = False) -> Path:
+    """Do what is left of a run and write its report.
+
+    Args:
+        recipe: The resolved recipe.
+        root: The run directory, made if need be.
+        text: The recipe as the user wrote it, kept beside the run.
+        listener: Told every event.
+        update: Redo stages that the recipe, the data or the code has made stale; what they had made is
+            moved to `stale/`.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        RunError: Another process holds the directory, or stages are stale and `update` is false.
+        SelfAlignError: As the stages raise it; what was finished is kept.
+    """
+    with hold(root):
+        stale = [status for status in plan(recipe, root) if status.state == "stale"]
+        if stale and not update:
+            raise RunError(f"{root}: {_refusal(stale)}")
+        write_text(root / "recipe.yaml", text)
+        write_json(root / RESOLVED, recipe.model_dump(mode="json"))
+        events = EventLog(root / "events.jsonl", listener)
+        _write_manifest(recipe, root)
+        events.emit("run_started")
+        try:
+            self_rewarding(Run(root, recipe, events))
+        except BaseException as error:
+            events.emit("run_stopped", reason=type(error).__name__, message=str(error))
+            raise
+        report = write_report(root)
+        events.emit("run_finished", report=str(report))
+        return report
+
+
+def recipe_of(root: Path) -> Recipe:
+    """Return the resolved recipe of a run directory.
+
+    Raises:
+        RunError: It is no run directory.
+    """
+    if not (root / RESOLVED).is_file():
+        raise RunError(f"{root}: not a run directory ({RESOLVED} is missing); `selfalign ls` lists runs")
+    return Recipe.model_validate(read_json(root / RESOLVED))
+
+
+def _refusal(stale: Sequence[StageStatus]) -> str:
+    reasons = "\n".join(f"  {s.stage.name}: {'; '.join(s.why[:3])}" for s in stale[:8])
+    return (
+        "what it holds was made under other settings, data or code:\n"
+        f"{reasons}\n"
+        "Take another --run-dir, or add --update to redo these stages (their files move to stale/)"
+    )
+
+
+def _write_manifest(recipe: Recipe, root: Path) -> None:
+    path = root / "manifest.json"
+    before = read_json(path)["invocations"] if path.exists() else []
+    source = find_model(recipe.policy.model, recipe.policy.revision)
+    model = source.materialise()
+    template = next(
+        (f for f in (model / "chat_template.jinja", model / "tokenizer_config.json") if f.exists()), None
+    )
+    invocation = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "selfalign": __version__,
+        "git_revision": _git_revision(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: metadata.version(name) for name in _VERSIONED},
+    }
+    write_json(
+        path,
+        {
+            "method": recipe.method,
+            "seed": recipe.seed,
+            "model": {"name": source.name, "fingerprint": source.fingerprint},
+            "chat_template": recipe.policy.chat_template or (hash_file(template) if template else None),
+            "data": {
+                path: hash_file(Path(path))
+                for path in (recipe.data.ift.path, *recipe.data.ranked.paths)
+                if Path(path).is_file()
+            },
+            "invocations": [*before, invocation],
+        },
+    )
+
+
+def _git_revision() -> str | None:
+    """Return the commit of the checkout that this code runs from; `None` for an installed package."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 -- fixed words
+    except FileNotFoundError:
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None

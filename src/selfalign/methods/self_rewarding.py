@@ -1,0 +1,40 @@
+"""Self-rewarding, top to bottom. Source: Self-Rewarding Language Models, arXiv 2401.10020.
+
+Where we depart from the paper, and why:
+
+* A judgment that can't be parsed is unscored and never part of a mean; a tie never counts as agreement.
+  A constant judge therefore yields no EFT data and no pairs, instead of arbitrary ones.
+* Truncated candidates make no pairs unless the recipe says otherwise: half an answer is no evidence.
+* New prompts may come from the policy itself; the paper uses a fixed larger model. The recipe chooses.
+* Every model is measured as a judge on prompts held out from all training, beside plain length.
+"""
+
+from selfalign import stages
+from selfalign.runs import Artifact, Run
+
+
+def self_rewarding(run: Run) -> None:
+    """Take a base model M0 to M1 by SFT, then to M2, M3, ... by DPO on its own judgments."""
+    recipe = run.recipe
+    base = stages.base_model(run)
+    fixed = None if recipe.prompts.generator == "policy" else stages.base_model(run, recipe.prompts.generator)
+    data = stages.read_data(run)
+
+    baseline = stages.train_sft(run, "sft", base, [data.ift], recipe.sft)
+    stages.evaluate_judge(run, "sft", baseline, data.held_out)
+
+    judgments = stages.judge_ranked(run, baseline, data.ranked)
+    eft = stages.build_eft(run, data.ranked, judgments)
+    start, examples = (base, [data.ift, eft]) if recipe.eft.training == "joint" else (baseline, [eft])
+    policy = stages.train_sft(run, "eft", start, examples, recipe.eft.train)  # M1
+    stages.evaluate_judge(run, "eft", policy, data.held_out)
+
+    earlier: list[Artifact] = []
+    for iteration in range(1, recipe.num_iterations + 1):
+        prompts = stages.new_prompts(run, iteration, fixed or policy, data, earlier)
+        candidates = stages.sample_candidates(run, iteration, policy, prompts)
+        judgments = stages.judge_candidates(run, iteration, policy, prompts, candidates)
+        pairs = stages.make_pairs(run, iteration, prompts, candidates, judgments)
+        policy = stages.train_dpo(run, iteration, policy, pairs)  # M2, M3, ...
+        stages.evaluate_judge(run, f"iteration-{iteration}", policy, data.held_out)
+        earlier.append(prompts)

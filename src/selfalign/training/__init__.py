@@ -1,0 +1,1 @@
+"""Training: pure losses, batches, and a thin trainer; the only room with code that trains."""

@@ -1,0 +1,80 @@
+"""One training from model directory to model directory."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import torch
+
+from selfalign.config import Policy, Train
+from selfalign.models.load import compute_dtype, load_chat, load_trainable, pick_device
+from selfalign.runs import Work
+from selfalign.runs.files import replacing, write_text
+from selfalign.training.trainer import LogRow, Objective, train
+
+T = TypeVar("T")
+
+
+class TrainingSession:
+    """A model being trained; leaving the context frees it."""
+
+    def __init__(self, start: Path, policy: Policy, settings: Train) -> None:
+        """Load the model and tokenizer to start from."""
+        self.chat = load_chat(start, policy)
+        self.model: Any = load_trainable(start, policy, settings.lora, dropout=settings.dropout)
+        self.max_length: int = min(settings.max_length, self.model.config.max_position_embeddings)
+        self.autocast = compute_dtype(policy, pick_device(policy))
+        self._settings = settings
+
+    def __enter__(self) -> Self:
+        """Return the session."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of the model."""
+        del self.model
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def train(
+        self, work: Work, items: Sequence[T], objective: Objective[T], learning_rate: float, seed: int
+    ) -> dict[str, Any]:
+        """Train, then write `model/` and `training.jsonl`; return the figures of the stage."""
+        scratch = work.scratch("checkpoints")
+        scratch.mkdir(parents=True, exist_ok=True)
+        log = train(
+            self.model,
+            items,
+            objective,
+            self._settings,
+            learning_rate=learning_rate,
+            autocast=self.autocast,
+            seed=seed,
+            scratch=scratch,
+            on_step=lambda done, total: work.progress(done, total, "steps"),
+            on_warning=work.warn,
+        )
+        write_text(work.output("training.jsonl"), "".join(json.dumps(row) + "\n" for row in log))
+        self._save(work.output("model"))
+        return {"steps": len(log), **_ends(log), "training_tokens": sum(row["tokens"] for row in log)}
+
+    def _save(self, directory: Path) -> None:
+        if self._settings.lora is None:
+            self.model.to(getattr(torch, self._settings.save_dtype))
+        with replacing(directory) as temporary:
+            self.model.save_pretrained(temporary)
+            self.chat.tokenizer.save_pretrained(temporary)
+
+
+def _ends(log: list[LogRow]) -> dict[str, float]:
+    """Return the mean loss of the first and the last tenth of the steps."""
+    tenth = max(1, len(log) // 10)
+    losses = [row["loss"] for row in log]
+    return {
+        "loss_first": sum(losses[:tenth]) / tenth,
+        "loss_last": sum(losses[-tenth:]) / tenth,
+    }

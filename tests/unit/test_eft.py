@@ -1,0 +1,400 @@
+import time
+from collections import Counter
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import pearsonr, rankdata
+
+from selfalign.eft import (
+    EFTSelection,
+    Rule,
+    Target,
+    agreeing_replies,
+    balance_lengths,
+    balance_scores,
+    build_examples,
+    normalised,
+    score_counts,
+    split_ranked,
+)
+from selfalign.records import Judgment, Message, Messages, RankedPrompt, RankedReply, SFTExample, content_id
+
+RULES: tuple[Rule, ...] = ("ranking", "per_reply")
+
+
+def user(text: str) -> Messages:
+    return (Message(role="user", content=text),)
+
+
+def ranked_of(
+    ranks: list[int], text: str = "why?", qualities: list[float | None] | None = None
+) -> RankedPrompt:
+    """A ranked prompt whose replies are called `<text>/0`, `<text>/1` and so on."""
+    return RankedPrompt(
+        prompt_id=content_id(text),
+        messages=user(text),
+        replies=tuple(
+            RankedReply(
+                reply_id=f"{text}/{number}",
+                text=f"reply {number}",
+                rank=rank,
+                quality=qualities[number] if qualities else None,
+            )
+            for number, rank in enumerate(ranks)
+        ),
+        source="test:1",
+    )
+
+
+def rewards_of(prompt: RankedPrompt, rewards: list[float | None]) -> dict[str, float | None]:
+    return {reply.reply_id: reward for reply, reward in zip(prompt.replies, rewards, strict=True)}
+
+
+def judgments_of(prompt: RankedPrompt, scores: list[list[float | None]]) -> list[Judgment]:
+    """One judgment for each score of each reply."""
+    return [
+        Judgment(
+            judgment_id=f"{reply.reply_id}#{sample}",
+            completion_id=reply.reply_id,
+            prompt_id=prompt.prompt_id,
+            sample=sample,
+            score=score,
+            reason="no_score" if score is None else None,
+            text=f"Because of {sample}.\nScore: {score}",
+            attempts=1,
+        )
+        for reply, of_reply in zip(prompt.replies, scores, strict=True)
+        for sample, score in enumerate(of_reply)
+    ]
+
+
+def built(
+    prompt: RankedPrompt,
+    scores: list[list[float | None]],
+    rule: Rule = "ranking",
+    target: Target = "rationale",
+) -> EFTSelection:
+    judge_prompts = {reply.reply_id: user(f"judge {reply.reply_id}") for reply in prompt.replies}
+    return build_examples([prompt], judgments_of(prompt, scores), judge_prompts, rule=rule, target=target)
+
+
+def example(number: int, score: int | None) -> SFTExample:
+    return SFTExample(
+        example_id=content_id(str(number)),
+        prompt_id="p",
+        messages=user("judge"),
+        completion=f"Score: {score}",
+        kind="eft",
+        score=score,
+        reply_id=f"reply {number}",
+        source="test",
+    )
+
+
+def test_spelling_makes_no_difference_to_the_key() -> None:
+    assert normalised(user("  Ｗhat is\n\tSTRASSE? ")) == normalised(user("what is straße?"))
+    assert normalised(user("what is it?")) != normalised(user("what is it"))
+
+
+def test_the_key_is_the_last_user_turn_and_needs_one() -> None:
+    turns = (*user("first"), Message(role="assistant", content="answer"), *user("Last"))
+    assert normalised(turns) == normalised((*turns, Message(role="assistant", content="more"))) == "last"
+    with pytest.raises(ValueError, match="needs a user turn"):
+        normalised((Message(role="system", content="be kind"),))
+
+
+def test_split_drops_what_is_trained_on_repeated_or_tied() -> None:
+    ranked = [
+        ranked_of([0, 1], "known"),
+        ranked_of([0, 0], "Tied"),
+        ranked_of([0, 1], "tied"),
+        ranked_of([0, 1], " TIED "),
+        ranked_of([0, 1], "new"),
+    ]
+    split = split_ranked(ranked, [user("KNOWN")], evaluation_fraction=0.5, limit=None, seed=0)
+    assert split.dropped == {"ift_prompt": 1, "all_tied": 1, "duplicate_prompt": 1}
+    texts = [prompt.messages[-1].content for prompt in split.train + split.evaluation]
+    assert sorted(texts) == ["new", "tied"]
+
+
+@given(
+    count=st.integers(0, 30),
+    fraction=st.floats(0, 1),
+    limit=st.one_of(st.none(), st.integers(0, 40)),
+    seed=st.integers(0, 5),
+    data=st.data(),
+)
+def test_split_adds_up_is_disjoint_and_ignores_file_order(
+    count: int, fraction: float, limit: int | None, seed: int, data: st.DataObject
+) -> None:
+    ranked = [ranked_of([0, 1], f"question {number}") for number in range(count)]
+    split = split_ranked(ranked, [], evaluation_fraction=fraction, limit=limit, seed=seed)
+    shuffled = data.draw(st.permutations(ranked))
+    assert split_ranked(shuffled, [], evaluation_fraction=fraction, limit=limit, seed=seed) == split
+    kept = [prompt.prompt_id for prompt in split.train + split.evaluation]
+    assert len(set(kept)) == len(kept) == min(count, count if limit is None else limit)
+    assert len(kept) + split.dropped.total() == count
+    assert len(kept) < 2 or fraction in (0, 1) or (split.train and split.evaluation)
+
+
+def test_split_sizes_and_seed() -> None:
+    ranked = [ranked_of([0, 1], f"question {number}") for number in range(40)]
+    split = split_ranked(ranked, [], evaluation_fraction=0.25, limit=20, seed=1)
+    assert (len(split.train), len(split.evaluation), split.dropped) == (15, 5, {"over_limit": 20})
+    other = split_ranked(ranked, [], evaluation_fraction=0.25, limit=20, seed=2)
+    assert {p.prompt_id for p in other.evaluation} != {p.prompt_id for p in split.evaluation}
+
+
+@pytest.mark.parametrize(
+    ("count", "fraction", "sizes"), [(3, 0.0, (3, 0)), (3, 1.0, (0, 3)), (2, 0.01, (1, 1)), (1, 0.4, (1, 0))]
+)
+def test_split_at_the_edges(count: int, fraction: float, sizes: tuple[int, int]) -> None:
+    ranked = [ranked_of([0, 1], f"question {number}") for number in range(count)]
+    split = split_ranked(ranked, [], evaluation_fraction=fraction, limit=None, seed=0)
+    assert (len(split.train), len(split.evaluation)) == sizes
+
+
+@pytest.mark.parametrize(
+    ("ranks", "rewards", "per_reply", "ranking"),
+    [
+        ([0, 1, 2], [5, 3, 1], [0, 1, 2], True),
+        ([0, 1, 2], [5, 1, 3], [0], False),
+        ([0, 1, 2], [1, 3, 5], [1], False),
+        ([0, 1, 2], [5, 3, 3], [0], False),
+        ([0, 1, 2], [5, 5, 3], [2], False),
+        ([0, 1, 2], [5, 3, None], [], False),
+        ([0, 0, 1], [3, 5, 1], [0, 1, 2], True),
+        ([0, 0, 1], [3, 1, 5], [0], False),
+        ([0, 1, 1], [5, 2, 3], [0, 1, 2], True),
+        ([0, 0, 1], [4, 4, 1], [2], False),
+        ([2, 0, 1], [1, 5, 3], [0, 1, 2], True),
+        ([0, 1], [None, None], [], False),
+    ],
+)
+def test_agreement_by_hand(
+    ranks: list[int], rewards: list[float | None], per_reply: list[int], ranking: bool
+) -> None:
+    prompt = ranked_of(ranks)
+    scores = rewards_of(prompt, rewards)
+    expected = tuple(prompt.replies[number] for number in per_reply)
+    assert agreeing_replies(prompt, scores, "per_reply") == expected
+    assert agreeing_replies(prompt, scores, "ranking") == (prompt.replies if ranking else ())
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("constant", [4.0, None])
+@pytest.mark.parametrize("ranks", [[0, 1], [0, 1, 2], [2, 1, 0], [0, 0, 1], [0, 0, 0]])
+def test_a_constant_judge_passes_nothing(ranks: list[int], constant: float | None, rule: Rule) -> None:
+    prompt = ranked_of(ranks)
+    assert agreeing_replies(prompt, rewards_of(prompt, [constant] * len(ranks)), rule) == ()
+    assert built(prompt, [[constant]] * len(ranks), rule).examples == []
+
+
+@given(
+    rows=st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from([None, 0.0, 1.0, 2.0, 3.0, 4.0])), min_size=2, max_size=5
+    )
+)
+def test_ranking_is_agreement_on_every_two_replies(rows: list[tuple[int, float | None]]) -> None:
+    prompt = ranked_of([rank for rank, _ in rows])
+    agrees = all(
+        a is not None and b is not None and a != b and (rank_a == rank_b or (rank_a < rank_b) == (a > b))
+        for (rank_a, a), (rank_b, b) in combinations(rows, 2)
+    )
+    rewards = rewards_of(prompt, [reward for _, reward in rows])
+    assert agreeing_replies(prompt, rewards, "ranking") == (prompt.replies if agrees else ())
+
+
+def test_rationale_target_is_the_representative_judgment_as_it_was_written() -> None:
+    prompt = ranked_of([1, 0])
+    selection = built(prompt, [[1, 2, 3], [5, 5, 4]])
+    assert [(e.score, e.completion) for e in selection.examples] == [
+        (2, "Because of 1.\nScore: 2"),
+        (5, "Because of 0.\nScore: 5"),
+    ]
+    first = selection.examples[0]
+    assert (first.messages, first.reply_id) == (user("judge why?/0"), "why?/0")
+    assert (first.kind, first.prompt_id) == ("eft", prompt.prompt_id)
+    assert first.example_id == content_id("why?/0", first.completion)
+
+
+@pytest.mark.parametrize(
+    ("scores", "rule", "dropped", "kept"),
+    [
+        ([[5], [3], [None]], "per_reply", {"unscored": 1, "unscored_sibling": 2}, 0),
+        ([[5], [3], [3]], "per_reply", {"tie": 2}, 1),
+        ([[5], [3], [3]], "ranking", {"tie": 2, "disagrees": 1}, 0),
+        ([[5], [1], [3]], "per_reply", {"disagrees": 2}, 1),
+        ([[5], [1], [3]], "ranking", {"disagrees": 3}, 0),
+        ([[4.5], [3], [1]], "ranking", {"fractional_score": 1}, 2),
+        ([[5, None], [3, 3], [None, 1]], "ranking", {}, 3),
+    ],
+)
+def test_replies_in_are_examples_and_dropped(
+    scores: list[list[float | None]], rule: Rule, dropped: dict[str, int], kept: int
+) -> None:
+    selection = built(ranked_of([0, 1, 2]), scores, rule)
+    assert (selection.dropped, len(selection.examples)) == (dropped, kept)
+    assert kept + selection.dropped.total() == 3
+
+
+def test_a_score_without_text_has_no_rationale_but_can_have_a_score_target() -> None:
+    prompt = ranked_of([0, 1])
+    bare = [j.model_copy(update={"text": None}) for j in judgments_of(prompt, [[4.2], [1.3]])]
+    prompts = {reply.reply_id: user("judge") for reply in prompt.replies}
+    assert build_examples([prompt], bare, prompts, rule="ranking", target="rationale").dropped == {
+        "no_rationale": 2
+    }
+    selection = build_examples([prompt], bare, prompts, rule="ranking", target="score")
+    assert [e.completion for e in selection.examples] == ["Score: 5", "Score: 1"]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "qualities", "expected"),
+    [
+        ([0, 1], None, [5, 1]),
+        ([0, 1, 2], None, [5, 3, 1]),
+        ([0, 1, 2, 3], None, [5, 4, 2, 1]),
+        ([0, 1, 2, 3, 4], None, [5, 4, 3, 2, 1]),
+        ([0, 1, 1], None, [5, 1, 1]),
+        ([0, 3, 7], None, [5, 3, 1]),
+        ([0, 0], None, [3, 3]),
+        ([0, 1, 2], [0.99, 0.6, 0.1], [4, 3, 0]),
+        ([0, 1, 2], [1.0, None, -0.2], [5, 3, 0]),
+        ([0, 1], [1.7, 0.2], [5, 1]),
+    ],
+)
+def test_score_target_from_label_or_place(
+    ranks: list[int], qualities: list[float | None] | None, expected: list[int]
+) -> None:
+    scores: list[list[float | None]] = [[5 - 0.5 * rank + 0.01 * -n] for n, rank in enumerate(ranks)]
+    selection = built(ranked_of(ranks, qualities=qualities), scores, target="score")
+    assert [e.score for e in selection.examples] == expected
+    assert [e.completion for e in selection.examples] == [f"Score: {score}" for score in expected]
+
+
+def test_examples_are_joined_by_reply_whatever_the_order_of_judgments() -> None:
+    prompts = [ranked_of([0, 1, 2], f"question {number}") for number in range(30)]
+    judgments = [j for prompt in prompts for j in judgments_of(prompt, [[5, 5, 4], [3, 3, 3], [1, 0, 1]])]
+    shuffled = [judgments[index] for index in np.random.default_rng(0).permutation(len(judgments))]
+    ask = {reply.reply_id: user(reply.reply_id) for prompt in prompts for reply in prompt.replies}
+    selection = build_examples(prompts, judgments, ask, rule="ranking", target="rationale")
+    assert build_examples(prompts, shuffled, ask, rule="ranking", target="rationale") == selection
+    assert [e.messages[0].content for e in selection.examples] == [e.reply_id for e in selection.examples]
+    assert [e.reply_id for e in selection.examples] == [r.reply_id for p in prompts for r in p.replies]
+
+
+def test_a_reply_that_was_never_judged_is_an_error_not_unscored() -> None:
+    with pytest.raises(KeyError, match="why\\?/1"):
+        agreeing_replies(ranked_of([0, 1]), {"why?/0": 1.0}, "ranking")
+    with pytest.raises(KeyError, match="why\\?/0"):
+        build_examples([ranked_of([0, 1])], [], {}, rule="ranking", target="score")
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ({4: 10, 5: 3, 0: 1}, {"0": 1, "4": 3, "5": 3}),
+        ({4: 10}, {"4": 10}),
+        ({4: 5, 3: 5, 1: 1}, {"1": 1, "3": 5, "4": 5}),
+        ({2: 7, 3: 1}, {"2": 1, "3": 1}),
+        ({}, {}),
+    ],
+)
+def test_only_the_most_common_score_is_sampled_down(counts: dict[int, int], expected: dict[str, int]) -> None:
+    scores = [score for score, count in counts.items() for _ in range(count)]
+    examples = [example(number, score) for number, score in enumerate(scores)]
+    kept, dropped = balance_scores(examples, seed=0)
+    assert score_counts(kept) == expected
+    assert len(kept) + dropped.total() == len(examples)
+    assert kept == [e for e in examples if e in kept]
+    assert set(dropped) <= {"score_balance"}
+
+
+def test_which_examples_go_depends_on_the_seed_and_not_on_the_order() -> None:
+    examples = [example(number, 4 if number < 30 else 5) for number in range(40)]
+
+    def ids(examples: list[SFTExample], seed: int) -> set[str]:
+        return {e.example_id for e in balance_scores(examples, seed=seed)[0]}
+
+    assert ids(examples, 0) == ids(examples[::-1], 0) != ids(examples, 1)
+
+
+def correlation(examples: list[SFTExample], kept: list[SFTExample], lengths: dict[str, int]) -> float:
+    """Pearson of score and of the rank that the length had among all examples."""
+    ranks = rankdata([lengths[str(e.reply_id)] for e in examples])
+    by_reply = {e.reply_id: rank for e, rank in zip(examples, ranks, strict=True)}
+    return float(pearsonr([e.score for e in kept], [by_reply[e.reply_id] for e in kept]).statistic)
+
+
+def length_biased(count: int, strength: float) -> tuple[list[SFTExample], dict[str, int]]:
+    rng = np.random.default_rng(3)
+    lengths = {f"reply {number}": int(length) for number, length in enumerate(rng.integers(1, 2000, count))}
+    noise = rng.normal(0, 600, count)
+    scores = [
+        int(np.clip((strength * n + e) / 400, 0, 5)) for n, e in zip(lengths.values(), noise, strict=True)
+    ]
+    return [example(number, score) for number, score in enumerate(scores)], lengths
+
+
+def test_lengths_are_balanced_to_the_bound_in_seconds_and_most_examples_stay() -> None:
+    examples, lengths = length_biased(3000, strength=0.5)
+    assert correlation(examples, examples, lengths) > 0.3
+    started = time.perf_counter()
+    kept, dropped = balance_lengths(examples, lengths)
+    assert time.perf_counter() - started < 5
+    assert abs(correlation(examples, kept, lengths)) <= 0.02
+    assert 1500 < len(kept) == 3000 - dropped["length_balance"]
+    ids = {e.example_id for e in kept}
+    assert kept == [e for e in examples if e.example_id in ids]
+
+
+def test_each_step_drops_the_example_that_helps_most() -> None:
+    examples, lengths = length_biased(25, strength=1.0)
+    left = list(examples)
+    while abs(correlation(examples, left, lengths)) > 0.1:
+        options = [[e for e in left if e is not gone] for gone in left]
+        left = min(options, key=lambda option: abs(correlation(examples, option, lengths)))
+    kept, _ = balance_lengths(examples, lengths, bound=0.1)
+    assert 4 <= len(kept) < 25
+    assert kept == left
+
+
+def test_what_is_dropped_for_length_does_not_depend_on_the_order() -> None:
+    examples, lengths = length_biased(200, strength=0.5)
+    shuffled = [examples[index] for index in np.random.default_rng(0).permutation(len(examples))]
+    kept, _ = balance_lengths(examples, lengths)
+    shuffled_kept, _ = balance_lengths(shuffled, lengths)
+    assert {e.example_id for e in kept} == {e.example_id for e in shuffled_kept}
+
+
+@pytest.mark.parametrize(
+    ("scores", "lengths"),
+    [
+        ([], []),
+        ([3], [10]),
+        ([1, 2, 3], [1, 2, 3]),
+        ([4, 4, 4, 4, 4], [1, 2, 3, 4, 5]),
+        ([1, 2, 3, 4, 5], [7, 7, 7, 7, 7]),
+        ([1, 2, 1, 2], [1, 1, 2, 2]),
+    ],
+)
+def test_few_constant_or_balanced_examples_stay_whole(scores: list[int], lengths: list[int]) -> None:
+    examples = [example(number, score) for number, score in enumerate(scores)]
+    by_reply = {f"reply {number}": length for number, length in enumerate(lengths)}
+    assert balance_lengths(examples, by_reply) == (examples, Counter())
+
+
+def test_balancing_lengths_never_empties() -> None:
+    examples = [example(number, number) for number in range(6)]
+    kept, dropped = balance_lengths(examples, {f"reply {number}": number for number in range(6)})
+    assert (len(kept), dropped) == (3, {"length_balance": 3})
+
+
+def test_score_counts_are_in_order_of_score_and_need_a_score() -> None:
+    assert list(score_counts([example(0, 4), example(1, 0), example(2, 4)]).items()) == [("0", 1), ("4", 2)]
+    with pytest.raises(ValueError, match="states no score"):
+        score_counts([example(0, None)])
