@@ -18,9 +18,9 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 
 class Section(BaseModel):
-    """Base of all recipe sections: frozen, and strict about unknown keys."""
+    """Base of all recipe sections: frozen, and strict about unknown keys and numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Policy(Section):
@@ -103,9 +103,13 @@ class Lora(Section):
     """Low-rank adapters instead of all weights."""
 
     rank: PositiveInt = 16
+    """Inner width of an adapter."""
     alpha: PositiveInt = 32
+    """Scale of an adapter: what it adds is multiplied by alpha / rank."""
     dropout: Fraction = 0.0
+    """Dropout of an adapter's input."""
     target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """Names of the layers that get one; `all-linear` is every linear layer but the output."""
 
 
 class Validation(Section):
@@ -123,13 +127,17 @@ class Train(Section):
     """One training run with AdamW, float32 master weights and losses."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 5e-6
+    """Highest rate, reached at the end of the warm-up."""
     min_learning_rate: NonNegative = 0.0
     """Where the schedule ends."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the rate falls after the warm-up."""
     warmup_ratio: Fraction = 0.0
     """Share of the steps in which the rate climbs from 0."""
     weight_decay: NonNegative = 0.0
+    """Decay of matrices; biases and norms have none."""
     epochs: PositiveInt = 1
+    """Passes over the examples or pairs."""
     max_steps: PositiveInt | None = None
     """Stops earlier than the epochs would; the schedule ends there too."""
     batch_size: PositiveInt = 16
@@ -139,9 +147,11 @@ class Train(Section):
     max_length: PositiveInt = 2048
     """Tokens of prompt and completion; longer examples are skipped and counted."""
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
+    """Norm that longer gradients are cut down to."""
     dropout: Fraction = 0.0
     """Dropout of the model where its architecture has any."""
     gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, more time."""
     lora: Lora | None = None
     """Train adapters; null trains all weights."""
     validation: Validation | None = None
@@ -183,7 +193,9 @@ class NewPrompts(Section):
     generated_shots: Annotated[int, Field(ge=0)] = 2
     """How many of them come from prompts generated so far."""
     min_words: PositiveInt = 4
+    """Words of the shortest prompt that is accepted."""
     max_words: PositiveInt = 150
+    """Words of the longest."""
     similarity: Fraction = 0.7
     """A prompt with a ROUGE-L F1 above this against any earlier one is a near duplicate."""
     sampling: Sampling = Sampling(temperature=0.6, top_p=0.9, max_new_tokens=200)
@@ -193,6 +205,7 @@ class Candidates(Section):
     """The N completions of each prompt."""
 
     n: Annotated[int, Field(ge=2)] = 4
+    """Completions of each prompt."""
     sampling: Sampling = Sampling()
 
 
@@ -215,6 +228,7 @@ class Pairs(Section):
     """How preference pairs are made from rewards."""
 
     strategy: Strategy = "best_worst"
+    """The best completion against the worst or a random lower one, or all pairs of unequal reward."""
     min_margin: NonNegative = 0.0
     """Least difference of rewards; equal rewards never give a pair."""
     keep_truncated: bool = False
@@ -225,7 +239,9 @@ class DPO(Section):
     """Direct preference optimisation against the policy before. Source: 2305.18290, equation 7."""
 
     beta: Annotated[float, Field(gt=0)] = 0.1
+    """Strength of the pull to the reference."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Assumed share of pairs whose preference is the wrong way round."""
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = ()
     """Rate of each iteration, the last one repeated; empty uses train.learning_rate in all."""
     train: Train = Train(learning_rate=1e-6)
@@ -244,6 +260,7 @@ class Recipe(Section):
     """Everything one run needs to know."""
 
     method: Literal["self_rewarding"] = "self_rewarding"
+    """The loop to run."""
     preset: Literal["paper", "autoalign"] | None = None
     """Published numbers that this recipe starts from."""
     seed: int = 0
@@ -274,4 +291,6 @@ class Recipe(Section):
         for name, train in (("sft", self.sft), ("eft.train", self.eft.train), ("dpo.train", self.dpo.train)):
             if train.min_learning_rate > train.learning_rate:
                 raise ValueError(f"{name}.min_learning_rate is above its learning_rate")
+        if any(rate < self.dpo.train.min_learning_rate for rate in self.dpo.learning_rates):
+            raise ValueError("dpo.train.min_learning_rate is above one of dpo.learning_rates")
         return self

@@ -23,6 +23,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from selfalign.errors import RecipeError
 from selfalign.records import Judgment, Message, Messages, content_id
 
+_LETTERS = str.maketrans("0123456789abcdef", "bcdfghjklmnpqrst")
 _JINJA = SandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
@@ -72,8 +73,11 @@ def load_rubric(name_or_path: str) -> str:
 
 
 def _fence(tag: str, content: str) -> str:
-    """Put content between two tag lines that it can't contain: their code is derived from it."""
-    codes = (content_id(content, str(salt))[:6] for salt in count())
+    """Put content between two tag lines that it can't contain: their code is derived from it.
+
+    The code is letters alone: small models copied its digits as the score.
+    """
+    codes = (content_id(content, str(salt))[:6].translate(_LETTERS) for salt in count())
     code = next(code for code in codes if code not in content.lower())
     return f"<{tag} {code}>\n{content}\n</{tag} {code}>"
 

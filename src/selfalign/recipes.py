@@ -76,7 +76,8 @@ class _Loader(yaml.SafeLoader):
     """YAML that reads `1e-6` as a number, as every other language does, and refuses repeated keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        keys = [self.construct_object(key, deep=True) for key in own]
         repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
         if repeated:
             raise yaml.constructor.ConstructorError(
@@ -186,14 +187,24 @@ def explain_recipe(preset: str | None = None) -> str:
 
 
 def _explained(section: BaseModel, indent: str) -> Iterator[str]:
+    plain = section.model_dump(mode="json")
     for name, field in type(section).model_fields.items():
-        if field.description:
-            yield from (f"{indent}# {line}" for line in field.description.splitlines())
+        inner = _section_of(field.annotation)
+        meaning = field.description or (inner and inner.__doc__) or ""
+        yield from (f"{indent}# {line}" for line in meaning.splitlines())
         value = getattr(section, name)
         if isinstance(value, BaseModel):
             yield f"{indent}{name}:"
             yield from _explained(value, indent + "  ")
-        else:
-            plain = section.model_dump(mode="json")[name]
-            text = yaml.safe_dump(plain, default_flow_style=True, allow_unicode=True, width=1000)
-            yield f"{indent}{name}: {text.removesuffix(chr(10)).removesuffix('...').strip()}"
+            continue
+        if inner is not None:
+            yield f"{indent}# As a section: {_flow(inner().model_dump(mode='json'))}"
+        yield f"{indent}{name}: {_flow(plain[name])}"
+
+
+def _flow(value: Any) -> str:
+    """Return a JSON value as YAML on one line."""
+    text = yaml.safe_dump(
+        value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=float("inf")
+    )
+    return text.removesuffix("\n").removesuffix("...").strip()

@@ -239,8 +239,8 @@ def test_a_completion_that_holds_the_fence_of_an_earlier_one_gets_another() -> N
 
 def test_the_fence_code_avoids_codes_that_the_content_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("selfalign.judging.content_id", lambda *parts: f"abcde{parts[1]}ffff")
-    content = judge_messages("{{ prompt }}\n{{ completion }}", PROMPT, "</answer ABCDE0> abcde1")[0].content
-    assert content.endswith("</answer abcde2>")
+    content = judge_messages("{{ prompt }}\n{{ completion }}", PROMPT, "</answer MNPQRB> mnpqrc")[0].content
+    assert content.endswith("</answer mnpqrd>")
 
 
 def test_text_of_candidates_is_never_read_as_a_template() -> None:

@@ -28,7 +28,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console(soft_wrap=True)
+_WIDTH = None if sys.stdout.isatty() else 150
+console = Console(soft_wrap=True, width=_WIDTH)
 problems = Console(stderr=True, soft_wrap=True)
 
 RecipeFile = Annotated[Path, typer.Argument(help="Recipe, a YAML file. `selfalign init` writes one.")]
@@ -207,7 +208,7 @@ def main() -> None:
     """Run the command; exit with 2 on an error that a user can put right, 130 on Ctrl-C."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # typer turns Ctrl-C and --help into a code that it returns
     except SelfAlignError as error:
         problems.print(f"[red]error:[/] {str(error).replace('[', chr(92) + '[')}", highlight=False)
         sys.exit(2)
@@ -228,6 +229,8 @@ def main() -> None:
         if not hasattr(error, "exit_code"):
             raise
         _usage(error)
+    else:
+        sys.exit(code if isinstance(code, int) else 0)
 
 
 def _usage(error: Any) -> None:

@@ -41,22 +41,28 @@ def costs_of(status: StageStatus) -> dict[str, int]:
 
 def judge_table(models: Sequence[ModelRow]) -> Table:
     """Return the judge quality of every model measured so far, length as the baseline below."""
-    table = Table(box=None, pad_edge=False, title="judge quality on held-out prompts, 95 % intervals")
-    table.add_column("model")
+    table = Table(box=None, pad_edge=False, title="judge quality on held-out prompts (95 % interval)", title_justify="left")
+    table.add_column("model", no_wrap=True)
     table.add_column("parsed", justify="right")
     for _, heading in MEASURES:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for model in models:
         rate = model.quality["parse_rate"]
-        cells = [interval(model.quality[name]) for name, _ in MEASURES]
+        cells = [
+            interval(model.quality[name]) if name == "pairwise_accuracy" else number(model.quality[name])
+            for name, _ in MEASURES
+        ]
         table.add_row(model.name, "" if rate is None else f"{rate:.0%}", *cells)
     return table
 
 
+def number(measure: Mapping[str, Any]) -> str:
+    """Return a measure, or a dash where it is undefined."""
+    return "–" if measure["value"] is None else f"{measure['value']:.2f}"
+
+
 def interval(measure: Mapping[str, Any]) -> str:
     """Return a measure with its interval, or a dash where it is undefined."""
-    if measure["value"] is None:
-        return "–"
     if measure["low"] is None:
-        return f"{measure['value']:.2f}"
-    return f"{measure['value']:.2f} ({measure['low']:.2f}–{measure['high']:.2f})"
+        return number(measure)
+    return f"{number(measure)} ({measure['low']:.2f}–{measure['high']:.2f})"

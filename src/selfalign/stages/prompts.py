@@ -79,7 +79,7 @@ def new_prompts(
         dropped: Counter[str] = Counter()
         with work.partial("generations.jsonl", PromptGeneration, lambda row: row.key) as rows:
             for number in range(settings.max_rounds):
-                work.progress(len(accepted), settings.per_iteration, "prompts")
+                work.progress(min(len(accepted), settings.per_iteration), settings.per_iteration, "prompts")
                 if len(accepted) >= settings.per_iteration:
                     break
                 keys = rounds.keys(number)

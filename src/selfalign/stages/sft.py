@@ -49,6 +49,10 @@ def train_sft(
                     f"{where}: none of {len(rows)} examples fits into {session.max_length} tokens; raise "
                     "max_length of this training"
                 )
+            if too_long:
+                work.warn(
+                    f"{too_long} of {len(rows)} examples are longer than {session.max_length} tokens: skipped"
+                )
             seed = derive_seed(run.recipe.seed, work.stage)
             figures = session.train(work, sequences, sft_objective(), settings.learning_rate, seed)
         return {"examples": len(sequences), "too_long": too_long, **figures}

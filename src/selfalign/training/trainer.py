@@ -112,7 +112,7 @@ def train(
         progress.log.append({**row, "learning_rate": rate})
         progress.step += 1
         on_step(progress.step, len(batches))
-        look = settings.validation is not None and progress.step % settings.validation.every == 0
+        look = settings.validation and held_out and progress.step % settings.validation.every == 0
         if look and _stop(model, held_out, objective, settings, precision, progress, scratch):
             break
         if progress.step % settings.checkpoint_every == 0 and progress.step < len(batches):

@@ -1,0 +1,229 @@
+"""The report's tables, as the words that stand in their cells.
+
+A cell of `None` is unknown: its stage is not finished, or there is nothing to take a mean of. A reason for
+dropping that a finished stage does not name has been met 0 times.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from selfalign.report.read import MEASURES, Manifest, ModelRow
+from selfalign.report.text import count, share, signed, words_of
+
+UNITS = {"five_best": "replies", "exact_match": "prompts", "spearman": "prompts", "kendall_tau_b": "prompts"}
+"""What the measures of judge quality that are not over pairs are over."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A labelled row of a table."""
+
+    label: str
+    cells: tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows under one heading."""
+
+    heading: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A measure of a model; what is undefined is `None`."""
+
+    value: str | None
+    change: str | None = None
+    """Against the model before."""
+    interval: str | None = None
+    units: str | None = None
+    """What and how many the measure is over."""
+    note: int | None = None
+    """Number of the note that says why something is undefined."""
+
+
+@dataclass(frozen=True)
+class JudgeTable:
+    """Models by measures, and the notes that the cells refer to, counted from 1."""
+
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    notes: tuple[str, ...]
+
+
+def judge_table(models: Sequence[ModelRow]) -> JudgeTable:
+    """Return the judge quality of the models: a column for each measure, then the parse rate."""
+    notes: dict[str, int] = {}
+
+    def note(reason: str | None) -> int | None:
+        return None if reason is None else notes.setdefault(reason, len(notes) + 1)
+
+    rows = []
+    before: Mapping[str, Any] = {}
+    for model in models:
+        quality = model.quality
+        earlier = before if model.where else {}  # length is no model after the last one
+        cells = [
+            Cell(
+                value=_two_places(quality[key]["value"]),
+                change=_change(earlier.get(key, {}).get("value"), quality[key]["value"]),
+                interval=_interval(quality[key]),
+                units=f"{quality[key]['n']:,} {UNITS.get(key, 'pairs')}",
+                note=note(quality[key]["reason"]),
+            )
+            for key, _ in MEASURES
+        ]
+        rate = quality["parse_rate"]
+        parsed = Cell(None, note=note("nothing was parsed")) if rate is None else Cell(share(rate))
+        rows.append((model.name, (*cells, parsed)))
+        before = quality
+    return JudgeTable(tuple(rows), tuple(notes))
+
+
+def iteration_counts(stages: Mapping[str, Manifest], iterations: Sequence[int]) -> list[Group]:
+    """Return what the stages of the iterations counted, a column for each iteration."""
+
+    def of(stage: str) -> list[Manifest | None]:
+        return [stages.get(f"iteration-{number}/{stage}") for number in iterations]
+
+    prompts, candidates, judgments, pairs = map(of, ("prompts", "candidates", "judgments", "pairs"))
+    return [
+        Group(
+            "Prompts",
+            (
+                _row("wanted", prompts, lambda m: count(m["parts"]["prompts.per_iteration"])),
+                _row("accepted", prompts, lambda m: count(m["figures"]["rows"])),
+                *_reasons("dropped", prompts, "dropped"),
+            ),
+        ),
+        Group(
+            "Candidates",
+            (
+                _row("sampled", candidates, lambda m: count(m["figures"]["rows"])),
+                *_reasons("finish reason", candidates, "finish_reasons"),
+                _row(
+                    "prompts with identical candidates",
+                    candidates,
+                    lambda m: count(m["figures"]["prompts_with_identical_candidates"]),
+                ),
+            ),
+        ),
+        _judgments(judgments),
+        Group(
+            "Pairs",
+            (
+                _row("kept", pairs, lambda m: count(m["figures"]["pairs"])),
+                *_reasons("prompts without a pair", pairs, "dropped"),
+                _row("mean margin", pairs, lambda m: _two_places(m["figures"]["mean_margin"])),
+                _row("chosen is the longer", pairs, lambda m: _share(m["figures"]["chosen_longer"])),
+                _row("mean tokens, chosen", pairs, lambda m: _tenth(m["figures"]["mean_chosen_tokens"])),
+                _row("mean tokens, rejected", pairs, lambda m: _tenth(m["figures"]["mean_rejected_tokens"])),
+            ),
+        ),
+    ]
+
+
+def data_counts(stages: Mapping[str, Manifest]) -> list[Group]:
+    """Return what was read from the user's data, in one column."""
+    read = [stages.get("data/read")]
+
+    def size(part: str) -> Callable[[Manifest], str]:
+        return lambda m: f"{m['figures'][part]['rows']:,} ({m['figures'][part]['replies']:,} replies)"
+
+    return [
+        Group(
+            "IFT examples",
+            (
+                _row("kept", read, lambda m: count(m["figures"]["rows"])),
+                *_reasons("dropped", read, "dropped"),
+            ),
+        ),
+        Group(
+            "Ranked prompts",
+            (
+                _row("to learn judging from", read, size("ranked")),
+                _row("held out to measure the judge", read, size("held_out")),
+                *_reasons("dropped", read, "ranked_dropped"),
+            ),
+        ),
+    ]
+
+
+def eft_counts(stages: Mapping[str, Manifest]) -> list[Group]:
+    """Return what became of the SFT baseline's judgments of ranked replies, in one column."""
+    examples = [stages.get("eft/examples")]
+    return [
+        _judgments([stages.get("eft/judgments")]),
+        Group(
+            "Replies as EFT examples",
+            (
+                _row("judged", examples, lambda m: count(m["figures"]["replies"])),
+                _row("agreed", examples, lambda m: count(sum(m["figures"]["scores_agreed"].values()))),
+                _row("kept after balancing", examples, lambda m: count(m["figures"]["rows"])),
+                *_reasons("dropped", examples, "dropped"),
+            ),
+        ),
+    ]
+
+
+def score_table(examples: Manifest | None) -> tuple[list[str], list[Row]] | None:
+    """Return the scores that EFT examples state, and how many state each before and after balancing."""
+    if examples is None:
+        return None
+    before, after = examples["figures"]["scores_agreed"], examples["figures"]["scores"]
+    scores = sorted(before.keys() | after.keys(), key=float)
+    return scores, [
+        Row(label, tuple(count(counted.get(score, 0)) for score in scores))
+        for label, counted in (("agreed", before), ("kept after balancing", after))
+    ]
+
+
+def _judgments(judgments: Sequence[Manifest | None]) -> Group:
+    return Group(
+        "Judgments",
+        (
+            _row("made", judgments, lambda m: count(m["figures"]["judgments"])),
+            _row("parsed", judgments, lambda m: _share(m["figures"]["parse_rate"])),
+            *_reasons("unscored", judgments, "unscored"),
+        ),
+    )
+
+
+def _row(label: str, manifests: Sequence[Manifest | None], value: Callable[[Manifest], str | None]) -> Row:
+    return Row(label, tuple(None if manifest is None else value(manifest) for manifest in manifests))
+
+
+def _reasons(prefix: str, manifests: Sequence[Manifest | None], figure: str) -> Iterator[Row]:
+    """Yield a row for each reason that any of the stages counted, the most common first."""
+    counts = [None if manifest is None else manifest["figures"][figure] for manifest in manifests]
+    totals: Counter[str] = Counter()
+    for counted in counts:
+        totals.update(counted or {})
+    for reason in sorted(totals, key=lambda name: (-totals[name], name)):
+        cells = tuple(None if counted is None else count(counted.get(reason, 0)) for counted in counts)
+        yield Row(f"{prefix}: {words_of(reason)}", cells)
+
+
+def _interval(measure: Mapping[str, Any]) -> str | None:
+    if measure["low"] is None:
+        return None
+    return f"{_two_places(measure['low'])} to {_two_places(measure['high'])}"
+
+
+def _change(before: float | None, now: float | None) -> str | None:
+    return None if before is None or now is None else signed(now - before)
+
+
+def _two_places(value: float | None) -> str | None:
+    return None if value is None else f"{value:.2f}".replace("-", "−")
+
+
+def _tenth(value: float | None) -> str | None:
+    return None if value is None else f"{value:,.1f}"
+
+
+def _share(value: float | None) -> str | None:
+    return None if value is None else share(value)
