@@ -84,7 +84,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_policy(tiny_model: Path) -> Policy:
     """The tiny model as a recipe names it, computed in float32 on the processor."""
     return Policy(model=str(tiny_model), precision="float32", device="cpu")

@@ -136,7 +136,8 @@ _LONE = re.compile(
     r"""(?:[\s\d.,/<>()\[\]"'~+-]|out\s+of|points?\b|or\b|to\b|[分或到至满为])+""", re.IGNORECASE
 )
 _VALUE = re.compile(
-    r"""[<\[("'{\s]*(?P<number>[-+]?\d+(?:\.\d+)?)[>\])"'}\s]*(?:分|points?\b|pts\b)?\s*"""
+    r"""[<\[("'{\s]*(?P<number>[-+]?\d++(?:\.\d++)?+)(?!(?!points?\b|pts\b|out\b)[a-z])"""
+    r"""[>\])"'}\s]*(?:分|points?\b|pts\b)?\s*"""
     r"(?:\(?(?:/|out\s+of|满分为?)\s*(?P<scale>\d+(?:\.\d+)?))?(?P<rest>.*)",
     re.IGNORECASE,
 )

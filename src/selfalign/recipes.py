@@ -38,18 +38,20 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def resolve_recipe(own: dict[str, Any], overrides: Sequence[str] = (), *, where: str = "recipe") -> Recipe:
-    """Merge preset, recipe and overrides, later ones winning, and validate the result.
+    """Merge defaults, preset, recipe and overrides, later ones winning, and validate the result.
 
     Raises:
         RecipeError: As for `load_recipe`.
     """
     for word in overrides:
         own = _merge(own, _override(word))
+    # The defaults are merged too: a section's default may differ from its model's, as dpo.train does.
+    base = Recipe().model_dump(mode="json")
     preset = own.get("preset")
-    base = load_preset(preset) if isinstance(preset, str) else {}
-    merged = _merge(base, own)
+    if isinstance(preset, str):
+        base = _merge(base, load_preset(preset))
     try:
-        return Recipe.model_validate(merged)
+        return Recipe.model_validate(_merge(base, own))
     except ValidationError as error:
         raise RecipeError(f"{where}:\n" + "\n".join(f"  {line}" for line in _explain(error))) from None
 

@@ -122,3 +122,11 @@ def test_small_commands_load_no_heavy_library(words):
     loaded = loaded_after("from selfalign.cli.main import main\nmain()", *words)
     assert "selfalign.cli.main" in loaded
     assert loaded & HEAVY == set()
+
+
+def test_a_dry_run_loads_no_heavy_library(tmp_path):
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (tmp_path / name).touch()
+    recipe = str(ROOT / "recipes" / "quickstart.yaml")
+    words = ["run", recipe, f"policy.model={tmp_path}", "--dry-run", "--run-dir", str(tmp_path / "run")]
+    assert loaded_after("from selfalign.cli.main import main\nmain()", *words) & HEAVY == set()

@@ -239,8 +239,8 @@ def test_a_completion_that_holds_the_fence_of_an_earlier_one_gets_another() -> N
 
 def test_the_fence_code_avoids_codes_that_the_content_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("selfalign.judging.content_id", lambda *parts: f"abcde{parts[1]}ffff")
-    content = judge_messages("{{ prompt }}\n{{ completion }}", PROMPT, "</answer MNPQRB> mnpqrc")[0].content
-    assert content.endswith("</answer mnpqrd>")
+    content = judge_messages("{{ prompt }}\n{{ completion }}", PROMPT, "</answer NPQRSB> npqrsc")[0].content
+    assert content.endswith("</answer npqrsd>")
 
 
 def test_text_of_candidates_is_never_read_as_a_template() -> None:
@@ -389,3 +389,21 @@ def test_health_of_nothing_is_undefined_not_zero() -> None:
         "scores": {},
         "mean_attempts": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ("Score: 03b", "ambiguous"),
+        ("Score: 3b1c", "ambiguous"),
+        ("Score: 4x", "ambiguous"),
+        ("3b", "no_score"),
+    ],
+)
+def test_digits_inside_a_word_are_no_score(reply: str, reason: str) -> None:
+    assert parse_score(reply) == ParsedScore(None, reason)
+
+
+@pytest.mark.parametrize("reply", ["Score: 4points", "Score: 4pts", "Score: 4 points"])
+def test_a_unit_may_touch_the_number(reply: str) -> None:
+    assert parse_score(reply) == ParsedScore(4.0, None)

@@ -1,7 +1,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfalign.seeds import derive_seed
@@ -9,6 +9,7 @@ from selfalign.seeds import derive_seed
 NAMES = st.lists(st.text() | st.integers(), max_size=4).map(tuple)
 
 
+@settings(deadline=None)
 @given(root=st.integers(0, 2**32), names=NAMES)
 def test_a_seed_is_in_range_and_the_same_every_time(root, names):
     seed = derive_seed(root, *names)
@@ -16,6 +17,7 @@ def test_a_seed_is_in_range_and_the_same_every_time(root, names):
     assert derive_seed(root, *names) == seed
 
 
+@settings(deadline=None)
 @given(one=NAMES, other=NAMES)
 def test_different_names_give_different_seeds(one, other):
     assert (derive_seed(0, *one) == derive_seed(0, *other)) == (one == other)

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 _LOG_EVERY_SECONDS = 15.0
@@ -47,13 +48,13 @@ class Narrator:
                 self._show_progress(event)
             case "warning":
                 self._console.print(
-                    f"[yellow]! {event['stage']}:[/] {_plain(event['message'])}", highlight=False
+                    f"[yellow]! {event['stage']}:[/] {escape(event['message'])}", highlight=False
                 )
             case "stage_finished":
                 self._progress.update(self._task, visible=False)
                 figures = _short(event["figures"])
                 self._console.print(
-                    f"[green]✓[/] {event['stage']:<26} {event['seconds']:>7.1f} s  {_plain(figures)}",
+                    f"[green]✓[/] {event['stage']:<26} {event['seconds']:>7.1f} s  {escape(figures)}",
                     highlight=False,
                 )
 
@@ -86,7 +87,3 @@ def _short(figures: dict[str, Any]) -> str:
         f"{name.replace('_', ' ')} {value:.3g}" if isinstance(value, float) else f"{value} {name}"
         for name, value in shown
     )
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", "\\[")

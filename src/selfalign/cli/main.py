@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from selfalign import __version__
 from selfalign.errors import SelfAlignError
@@ -34,7 +36,7 @@ problems = Console(stderr=True, soft_wrap=True)
 
 RecipeFile = Annotated[Path, typer.Argument(help="Recipe, a YAML file. `selfalign init` writes one.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as dpo.beta=0.2.")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides, such as dpo.beta=0.2.")
 ]
 RunDir = Annotated[Path, typer.Argument(help="Run directory.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -52,8 +54,10 @@ def init(
 
     if path.exists():
         raise SelfAlignError(f"{path}: exists already; give another name")
-    path.write_text(explain_recipe(preset), encoding="utf-8")
-    console.print(f"wrote {path}; run it with: selfalign run {path}")
+    text = explain_recipe(preset)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    _say(f"wrote {path}; run it with: {shlex.join(['selfalign', 'run', str(path)])}")
 
 
 @app.command()
@@ -68,7 +72,7 @@ def validate(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = 
         import yaml
 
         print(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), end="")
-        problems.print(f"{recipe}: valid")
+        _say(f"{recipe}: valid", problems)
 
 
 @app.command()
@@ -84,7 +88,7 @@ def run(
     recipe: RecipeFile,
     overrides: Overrides = None,
     run_dir: Annotated[
-        Path | None, typer.Option(help="Where the run lives; runs/<recipe name> if not given.")
+        Path | None, typer.Option(help="Where the run lives; runs/ and the recipe's name if not given.")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the stages, their state and what they need; do nothing.")
@@ -113,11 +117,11 @@ def run(
             listener = _print_json if as_json else narrator
             report = execute(resolved, root, recipe.read_text(encoding="utf-8"), listener, update=update)
     except KeyboardInterrupt:
-        problems.print(f"stopped; nothing is lost. The same command goes on: {_command()}")
+        _say(f"stopped; nothing is lost. The same command goes on: {_command()}", problems)
         raise
     if not as_json:
         _show_judges(root)
-        console.print(f"report: {report}")
+        _say(f"report: {report}")
 
 
 @app.command()
@@ -136,7 +140,7 @@ def status(run_dir: RunDir, as_json: AsJson = False) -> None:
         print(json.dumps({"held_by": holder, "stages": stages, "warnings": warnings}, indent=2))
         return
     done = sum(s.state == "done" for s in statuses)
-    console.print(
+    _say(
         f"{run_dir}: {done} of {len(statuses)} stages done; "
         + (f"running ({holder})" if holder else "not running")
     )
@@ -144,11 +148,9 @@ def status(run_dir: RunDir, as_json: AsJson = False) -> None:
     progress = [e for e in events if e["event"] == "progress"][-1:]
     if holder and progress:
         last = progress[0]
-        console.print(
-            f"now: {last['stage']}, {last['done']} of {last['total']} {last['unit']} ({last['time']})"
-        )
+        _say(f"now: {last['stage']}, {last['done']} of {last['total']} {last['unit']} ({last['time']})")
     for warning in warnings:
-        console.print(f"! {warning}", markup=False, highlight=False)
+        _say(f"! {warning}")
     _show_judges(run_dir)
 
 
@@ -159,7 +161,7 @@ def report(run_dir: RunDir) -> None:
     from selfalign.report import write_report
 
     recipe_of(run_dir)
-    console.print(f"wrote {write_report(run_dir)}")
+    _say(f"wrote {write_report(run_dir)}")
 
 
 @app.command()
@@ -168,28 +170,20 @@ def ls(
     as_json: AsJson = False,
 ) -> None:
     """List runs and how far they are."""
-    from selfalign.methods.execute import RESOLVED, plan, recipe_of
-    from selfalign.runs.lock import holder_of
+    from selfalign.methods.execute import RESOLVED
 
-    rows: list[dict[str, Any]] = []
-    for root in sorted(path.parent for path in runs_dir.glob(f"*/{RESOLVED}")):
-        recipe = recipe_of(root)
-        statuses = plan(recipe, root)
-        done = sum(s.state == "done" for s in statuses)
-        rows.append({
-            "run": str(root), "method": recipe.method, "model": recipe.policy.model,
-            "done": done, "stages": len(statuses), "held_by": holder_of(root),
-        })  # fmt: skip
+    rows = [_run_row(path.parent) for path in sorted(runs_dir.glob(f"*/{RESOLVED}"))]
     if as_json:
         print(json.dumps(rows, indent=2))
         return
     if not rows:
-        console.print(f"no run in {runs_dir}")
+        _say(f"no run in {runs_dir}")
     for row in rows:
+        if "error" in row:
+            _say(f"{row['run']:<32} unusable  {row['error']}")
+            continue
         state = "running" if row["held_by"] else "finished" if row["done"] == row["stages"] else "stopped"
-        console.print(
-            f"{row['run']:<32} {state:<9} {row['done']}/{row['stages']}  {row['model']}", highlight=False
-        )
+        _say(f"{row['run']:<32} {state:<9} {row['done']}/{row['stages']}  {row['model']}")
 
 
 @app.command()
@@ -201,7 +195,7 @@ def merge(
     from selfalign.models.merge import merge_adapter
 
     merge_adapter(adapter, output)
-    console.print(f"wrote {output}")
+    _say(f"wrote {output}")
 
 
 def main() -> None:
@@ -210,7 +204,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)  # typer turns Ctrl-C and --help into a code that it returns
     except SelfAlignError as error:
-        problems.print(f"[red]error:[/] {str(error).replace('[', chr(92) + '[')}", highlight=False)
+        problems.print(f"[red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(2)
     except typer.Abort:
         sys.exit(130)
@@ -219,10 +213,10 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        problems.print(
-            f"[red]error:[/] {error}\nWhat was finished is kept; make room or grant access, then run again: "
+        _say(
+            f"error: {error}\nWhat was finished is kept; make room or grant access, then run again: "
             f"{_command()}",
-            highlight=False,
+            problems,
         )
         sys.exit(2)
     except Exception as error:
@@ -241,12 +235,33 @@ def _usage(error: Any) -> None:
 
 
 def _terminated(signum: int, _: FrameType | None) -> None:
-    problems.print(f"terminated; nothing is lost. The same command goes on: {_command()}")
+    _say(f"terminated; nothing is lost. The same command goes on: {_command()}", problems)
     sys.exit(128 + signum)
 
 
 def _command() -> str:
-    return " ".join(["selfalign", *sys.argv[1:]])
+    return shlex.join(["selfalign", *sys.argv[1:]])
+
+
+def _say(text: str, to: Console = console) -> None:
+    """Print a line as it is: brackets in names are no markup."""
+    to.print(text, markup=False, highlight=False)
+
+
+def _run_row(root: Path) -> dict[str, Any]:
+    from selfalign.methods.execute import plan, recipe_of
+    from selfalign.runs.lock import holder_of
+
+    try:
+        recipe = recipe_of(root)
+        statuses = plan(recipe, root)
+    except SelfAlignError as error:
+        return {"run": str(root), "error": str(error)}
+    done = sum(s.state == "done" for s in statuses)
+    return {
+        "run": str(root), "method": recipe.method, "model": recipe.policy.model,
+        "done": done, "stages": len(statuses), "held_by": holder_of(root),
+    }  # fmt: skip
 
 
 def _print_json(event: dict[str, Any]) -> None:

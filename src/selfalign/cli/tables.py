@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from selfalign.report.read import MEASURES, ModelRow
@@ -27,7 +28,9 @@ def plan_table(statuses: Sequence[StageStatus]) -> Table:
             totals[name] += value
         cells = [f"{costs[name]:,}" if costs[name] else "" for name in _COSTS]
         colour = _COLOURS[status.state]
-        table.add_row(status.stage.name, f"[{colour}]{status.state}[/]", *cells, "; ".join(status.why))
+        table.add_row(
+            status.stage.name, f"[{colour}]{status.state}[/]", *cells, escape("; ".join(status.why))
+        )
     table.add_section()
     table.add_row("left, at most", "", *(f"{totals[name]:,}" for name in _COSTS), "")
     return table
@@ -41,7 +44,12 @@ def costs_of(status: StageStatus) -> dict[str, int]:
 
 def judge_table(models: Sequence[ModelRow]) -> Table:
     """Return the judge quality of every model measured so far, length as the baseline below."""
-    table = Table(box=None, pad_edge=False, title="judge quality on held-out prompts (95 % interval)", title_justify="left")
+    table = Table(
+        box=None,
+        pad_edge=False,
+        title="judge quality on held-out prompts (95 % interval)",
+        title_justify="left",
+    )
     table.add_column("model", no_wrap=True)
     table.add_column("parsed", justify="right")
     for _, heading in MEASURES:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from selfalign.config import Policy, Sampling
 from selfalign.engines.protocol import Generation, GenerationRequest
@@ -46,7 +47,11 @@ class LocalEngine:
         self._context: int = self._model.config.max_position_embeddings
         eos = self._model.generation_config.eos_token_id
         self._eos = set(eos if isinstance(eos, list) else [eos]) - {None}
+        # Padding behind a shared prefix would eat into the window of layers that look back only so far.
+        layers = DynamicCache(config=self._model.config).layers
+        self._can_share = all(type(layer) is DynamicLayer for layer in layers)
 
+    @torch.inference_mode()
     def generate(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> Iterator[Generation]:
         """Yield a generation for each request; see `Engine`."""
         rows = []
@@ -59,11 +64,10 @@ class LocalEngine:
             uniforms = np.random.default_rng(request.seed).random(room, dtype=np.float32)
             rows.append(_Row(request.key, prompt, uniforms))
         rows.sort(key=lambda row: (len(row.prompt), row.prompt))
-        shared = _shared_prefix([row.prompt for row in rows])
-        with torch.inference_mode():
-            prefix = self._prefix_cache(rows[0].prompt[:shared]) if shared else None
-            for start in range(0, len(rows), self._batch_size):
-                yield from self._decode(rows[start : start + self._batch_size], prefix, shared, sampling)
+        shared = _shared_prefix([row.prompt for row in rows]) if self._can_share else 0
+        prefix = self._prefix_cache(rows[0].prompt[:shared]) if shared else None
+        for start in range(0, len(rows), self._batch_size):
+            yield from self._decode(rows[start : start + self._batch_size], prefix, shared, sampling)
 
     def _decode(
         self, rows: list[_Row], prefix: DynamicCache | None, shared: int, sampling: Sampling

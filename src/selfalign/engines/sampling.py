@@ -24,10 +24,18 @@ def sample(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -
     Source: nucleus sampling, arXiv 1904.09751, section 3.1.
     """
     probabilities = torch.softmax(logits.float() / temperature, dim=-1)
-    # Most nuclei end within the likeliest thousand; sorting the whole vocabulary is the rare case.
+    # Most nuclei end within the likeliest thousand; only the rows where they do not are sorted whole, as
+    # sorting may order equal probabilities in another way.
     values, tokens = probabilities.topk(min(_HEAD, probabilities.shape[-1]), dim=-1)
-    if bool((values.sum(-1) < top_p).any()):
-        values, tokens = probabilities.sort(dim=-1, descending=True)
+    drawn = _draw(values, tokens, uniforms, top_p)
+    wide = values.sum(-1) < top_p
+    if bool(wide.any()):
+        drawn[wide] = _draw(*probabilities[wide].sort(dim=-1, descending=True), uniforms[wide], top_p)
+    return drawn
+
+
+def _draw(values: Tensor, tokens: Tensor, uniforms: Tensor, top_p: float) -> Tensor:
+    """Draw from tokens whose probabilities fall from left to right."""
     cumulative = values.cumsum(-1)
     in_nucleus = cumulative - values < top_p
     size = in_nucleus.sum(-1, keepdim=True)

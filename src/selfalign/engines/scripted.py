@@ -37,7 +37,7 @@ class ScriptedEngine:
         Raises:
             RecipeError: The script is missing or broken, or has no rule that always matches.
         """
-        source = (
+        self._source = source = (
             Path(script) if script else resources.files("selfalign") / "prompts" / "scripts" / "default.toml"
         )
         environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined)
@@ -50,9 +50,12 @@ class ScriptedEngine:
             ]
         except FileNotFoundError:
             raise RecipeError(f"engine.script: {source}: no such file") from None
-        except (tomllib.TOMLDecodeError, KeyError, re.error, jinja2.TemplateSyntaxError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
+            needed = "a text `vocabulary` and `[[rules]]` with `match` and `reply`"
+            raise RecipeError(f"engine.script: {source}: it has to have {needed} ({error})") from None
+        except (ValueError, re.error, jinja2.TemplateSyntaxError) as error:
             raise RecipeError(f"engine.script: {source}: {error}") from None
-        if not self._rules or not self._rules[-1].match.search(""):
+        if not self._rules or self._rules[-1].match.pattern:
             raise RecipeError(f'engine.script: {source}: the last rule must match everything (match = "")')
 
     def generate(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> Iterator[Generation]:
@@ -70,9 +73,12 @@ class ScriptedEngine:
         last = request.messages[-1].content
         draw = random.Random(request.seed)  # noqa: S311 -- reproducible text, no secret
         rule = next(rule for rule in self._rules if rule.match.search(last))
-        return rule.reply.render(
-            prompt=last,
-            words=lambda n: " ".join(draw.choice(self._vocabulary) for _ in range(n)),
-            number=draw.randint,
-            choice=draw.choice,
-        )
+        try:
+            return rule.reply.render(
+                prompt=last,
+                words=lambda n: " ".join(draw.choice(self._vocabulary) for _ in range(n)),
+                number=draw.randint,
+                choice=draw.choice,
+            )
+        except jinja2.TemplateError as error:
+            raise RecipeError(f"engine.script: {self._source}: {error}") from None

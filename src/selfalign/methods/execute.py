@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from selfalign import __version__
 from selfalign.config import Recipe
 from selfalign.errors import RunError
@@ -18,6 +20,7 @@ from selfalign.runs.events import EventLog, Listener
 from selfalign.runs.files import hash_file, read_json, write_json, write_text
 from selfalign.runs.lock import hold
 from selfalign.runs.run import StageStatus
+from selfalign.stages.data import content_of
 
 RESOLVED = "recipe.resolved.json"
 _VERSIONED = ("torch", "transformers", "peft", "tokenizers", "numpy", "pydantic")
@@ -71,11 +74,19 @@ def recipe_of(root: Path) -> Recipe:
     """Return the resolved recipe of a run directory.
 
     Raises:
-        RunError: It is no run directory.
+        RunError: It is no run directory, or one of another version.
     """
     if not (root / RESOLVED).is_file():
         raise RunError(f"{root}: not a run directory ({RESOLVED} is missing); `selfalign ls` lists runs")
-    return Recipe.model_validate(read_json(root / RESOLVED))
+    try:
+        return Recipe.model_validate(read_json(root / RESOLVED))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        raise RunError(
+            f"{root / RESOLVED}: made by another version of selfalign, which manifest.json names "
+            f"({key}: {problem['msg']}); look at it with that version"
+        ) from None
 
 
 def _refusal(stale: Sequence[StageStatus]) -> str:
@@ -111,9 +122,8 @@ def _write_manifest(recipe: Recipe, root: Path) -> None:
             "model": {"name": source.name, "fingerprint": source.fingerprint},
             "chat_template": recipe.policy.chat_template or (hash_file(template) if template else None),
             "data": {
-                path: hash_file(Path(path))
-                for path in (recipe.data.ift.path, *recipe.data.ranked.paths)
-                if Path(path).is_file()
+                "ift": {recipe.data.ift.path: content_of(recipe.data.ift.path, "ift")},
+                "ranked": {path: content_of(path, "ranked") for path in recipe.data.ranked.paths},
             },
             "invocations": [*before, invocation],
         },

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
@@ -63,23 +64,33 @@ def load_model(path: Path, policy: Policy, dtype: torch.dtype, *, dropout: float
         ModelError: It can't be loaded safely, or dropout is asked for and the architecture has none.
     """
     if (path / "adapter_config.json").is_file():
-        return load_adapter(path, policy, dtype, dropout=dropout, trainable=False).merge_and_unload()
+        merged = load_adapter(path, policy, dtype, dropout=dropout, trainable=False).merge_and_unload()
+        return merged.requires_grad_(True)  # the adapter had frozen its base
     check_directory(path)
     logging.disable_progress_bar()
     placement = {"device_map": "auto"} if policy.device_map else {}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, use_safetensors=True, trust_remote_code=False, **placement
+        model, found = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **placement,
         )
-    except (ValueError, OSError, KeyError, RuntimeError) as error:
+    except (ValueError, OSError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{path}: the model can't be loaded: {error}") from error
+    if found["missing_keys"]:  # transformers would make them up at random
+        raise ModelError(
+            f"{path}: the weights lack {min(found['missing_keys'])}; fetch the whole model again"
+        )
     if dropout:
         fields = [name for name in _DROPOUT_FIELDS if hasattr(model.config, name)]
         if not fields:
             raise ModelError(f"{path}: dropout {dropout} is asked for, but this architecture has none")
         for module in model.modules():
             for name in fields:
-                if hasattr(module, name) and isinstance(getattr(module, name), float):
+                if hasattr(module, name) and isinstance(getattr(module, name), int | float):
                     setattr(module, name, dropout)
             if isinstance(module, torch.nn.Dropout):
                 module.p = dropout
@@ -119,7 +130,8 @@ def load_trainable(path: Path, policy: Policy, lora: Lora | None, *, dropout: fl
     else:
         targets = lora.target_modules
         model = get_peft_model(
-            load_model(path, policy, dtype, dropout=dropout),
+            # The adapter names its base by this path, and has to find it from any working directory.
+            load_model(path.absolute(), policy, dtype, dropout=dropout),
             LoraConfig(
                 r=lora.rank,
                 lora_alpha=lora.alpha,

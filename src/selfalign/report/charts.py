@@ -169,7 +169,7 @@ def line_chart(
     series: Sequence[Series],
     *,
     bounds: Point | None = None,
-    reference: tuple[float, str] | None = None,
+    reference: float | None = None,
 ) -> Chart | None:
     """Return lines over training steps; `None` where no value is finite.
 
@@ -179,7 +179,7 @@ def line_chart(
         title: What is measured.
         series: The lines, the last one on top.
         bounds: Values that the y axis reaches at least.
-        reference: Height and name of a level line to compare with.
+        reference: Value at which to draw a level line to compare with.
     """
     finite = [tuple((x, y) for x, y in each.points if math.isfinite(y)) for each in series]
     drawn = [tuple(_thinned(points)) for points in finite]
@@ -187,14 +187,14 @@ def line_chart(
         return None
     numbers = [x for points in finite for x, _ in points]
     values = [y for points in drawn for _, y in points]
-    values += [*(bounds or ()), *(reference or ())[:1]]
+    values += [*(bounds or ()), *([] if reference is None else [reference])]
     axis = _TOP + _PLOT
     y_steps = ticks(min(values), max(values), 4)
     x = _scale((min(numbers), max(numbers)), (_LEFT + 8, RIGHT - 8))
     y = _scale((y_steps[0], y_steps[-1]), (axis, _TOP))
     x_steps = [n for n in ticks(min(numbers), max(numbers), 6) if min(numbers) <= n <= max(numbers)]
     named = list(zip(series, finite, strict=True))
-    level = [] if reference is None else [Line(((_LEFT, y(reference[0])), (RIGHT, y(reference[0]))), "rule")]
+    level = [] if reference is None else [Line(((_LEFT, y(reference)), (RIGHT, y(reference))), "rule")]
     lines = [
         Line(tuple((x(a), y(b)) for a, b in points), each.kind, dots=len(points) <= _MOST_DOTS)
         for each, points in zip(series, drawn, strict=True)
@@ -208,9 +208,8 @@ def line_chart(
         grid=_grid(y, y_steps),
         lines=(*level, *lines),
         labels=(
-            *(Label(x(n), axis + 16, f"{n:g}", "middle") for n in x_steps if n == int(n)),
+            *(Label(x(n), axis + 16, f"{n:,g}", "middle") for n in x_steps if n == int(n)),
             *(Label(_LEFT - 6, y(step) + 4, _number(step), "end") for step in y_steps),
-            *([] if reference is None else [Label(RIGHT, y(reference[0]) - 5, reference[1], "end")]),
         ),
     )
 
@@ -276,8 +275,13 @@ def _scale(values: Point, places: Point) -> Callable[[float], float]:
 
 
 def ticks(low: float, high: float, most: int) -> tuple[float, ...]:
-    """Return multiples of a round step that enclose both ends; `most` steps would span them."""
-    span = high - low or abs(high) or 1.0
+    """Return two or more multiples of a round step that enclose both ends; `most` steps span them.
+
+    Ends that differ by less than a ten-thousandth count as one, so that names of a few digits differ.
+    """
+    reach = max(abs(low), abs(high))
+    span = high - low if high - low > 1e-4 * reach else reach
+    span = span if span > 1e-9 else 1.0
     unit = 10.0 ** math.floor(math.log10(span / most))
     step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor * most >= span * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

@@ -22,7 +22,7 @@ from selfalign.report.charts import (
 )
 from selfalign.report.read import Manifest, ModelRow, model_places
 from selfalign.report.sample import MARGIN_STEP, PairSample
-from selfalign.report.text import share
+from selfalign.report.text import plural, share
 
 _UNSCORED_AT = -1.0
 _LENGTH_BINS = 20
@@ -54,19 +54,16 @@ class _Counted:
     mean: float | None = None
 
 
-def judge_panel(models: Sequence[ModelRow]) -> Panel:
+def judge_figures(models: Sequence[ModelRow]) -> tuple[Figure, ...]:
     """Return pairwise accuracy, over all pairs and split by length, of every model and of length."""
     names = {
         "pairwise_accuracy": "All pairs",
         "pairwise_accuracy_longer_better": "The longer reply is the better",
         "pairwise_accuracy_longer_worse": "The longer reply is the worse",
     }
-    return Panel(
-        "Pairwise accuracy",
-        tuple(
-            Figure(name, "", interval_chart(name, [_interval(model, key) for model in models]))
-            for key, name in names.items()
-        ),
+    return tuple(
+        Figure(name, "", interval_chart(name, [_interval(model, key) for model in models]))
+        for key, name in names.items()
     )
 
 
@@ -95,7 +92,10 @@ def length_panel(heading: str, lengths: Mapping[str, Counter[int]]) -> Panel:
         binned: Counter[int] = Counter()
         for length, n in counter.items():
             binned[length // width * width] += n
-        bins = [Bin(low, low + width, n, f"{low} to {low + width - 1} tokens") for low, n in binned.items()]
+        bins = [
+            Bin(low, low + width, n, f"{low} to {low + width - 1} tokens")
+            for low, n in sorted(binned.items())
+        ]
         mean = sum(length * n for length, n in counter.items()) / counter.total()
         counted[name] = _Counted(f"{counter.total():,} candidates, mean {mean:,.1f} tokens", bins, mean)
     marks = [(at, f"{at:,g}") for at in ticks(0, edges[-1], 5) if at <= edges[-1]]
@@ -113,7 +113,7 @@ def margin_panel(heading: str, samples: Mapping[str, PairSample]) -> Panel:
             for low, n in ((number * MARGIN_STEP, n) for number, n in enumerate(sample.margins))
         ]
         mean = sample.mean_margin
-        counted[name] = _Counted(f"{sum(sample.margins):,} pairs, mean {mean:.2f}", bins, mean)
+        counted[name] = _Counted(f"{plural(sum(sample.margins), 'pair')}, mean {mean:.2f}", bins, mean)
     return _histograms(heading, counted, span=(0, 5), marks=[(float(at), str(at)) for at in range(6)])
 
 
@@ -130,26 +130,22 @@ def training_panels(root: Path, stages: Mapping[str, Manifest]) -> list[Panel]:
 
 def _curves(rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Any]) -> Iterator[Figure]:
     """Yield loss, and for DPO margins and accuracies, which other trainings do not have."""
-    of_steps = "in 1 step" if len(rows) == 1 else f"in {len(rows):,} steps"
-    losses = [_series(rows, "loss", "training"), _series(rows, "validation_loss", "validation", "other")]
+    losses = [_series(rows, "loss"), _series(rows, "validation_loss", "other")]
+    even = math.log(2) if any("rewards/margins" in row for row in rows) else None
     drawn = (
         (
             "loss",
-            f"{figures['loss_first']:.3f} to {figures['loss_last']:.3f} {of_steps}",
-            line_chart(
-                "loss",
-                losses,
-                reference=(math.log(2), "log 2: no preference") if "rewards/margins" in rows[0] else None,
-            ),
+            f"{figures['loss_first']:.3f} to {figures['loss_last']:.3f} in {plural(len(rows), 'step')}",
+            line_chart("loss", losses, reference=even),
         ),
         (
             "rewards/margins",
-            "how much more the policy favours chosen over rejected than its reference does",
-            line_chart("rewards/margins", [_series(rows, "rewards/margins")], reference=(0, "")),
+            "chosen above rejected, in implicit reward",
+            line_chart("rewards/margins", [_series(rows, "rewards/margins")], reference=0),
         ),
         (
             "rewards/accuracies",
-            "share of pairs with a margin above 0",
+            "share of pairs with chosen above rejected",
             line_chart("rewards/accuracies", [_series(rows, "rewards/accuracies")], bounds=(0, 1)),
         ),
     )
@@ -182,8 +178,8 @@ def _around(value: float, n: int, name: str, kind: Kind = "main") -> Bin:
     return Bin(value - MARGIN_STEP / 2, value + MARGIN_STEP / 2, n, name, kind)
 
 
-def _series(rows: Sequence[Mapping[str, Any]], key: str, name: str = "", kind: Kind = "main") -> Series:
-    return Series(name or key, tuple((row["step"], row[key]) for row in rows if key in row), kind)
+def _series(rows: Sequence[Mapping[str, Any]], key: str, kind: Kind = "main") -> Series:
+    return Series(key, tuple((row["step"], row[key]) for row in rows if key in row), kind)
 
 
 def _interval(model: ModelRow, key: str) -> Interval:

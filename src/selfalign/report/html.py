@@ -5,6 +5,7 @@ The page depends on nothing but the run directory.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def write_report(root: Path) -> Path:
     return path
 
 
+@cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("selfalign.report"),
@@ -44,14 +46,14 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for function in (text.count, text.duration, text.moment, text.share, text.words_of):
+    for function in (text.duration, text.moment, text.plural, text.share, text.whole, text.words_of):
         environment.filters[function.__name__] = function
     return environment.get_template("report.jinja")
 
 
 def _readable(value: object) -> object:
-    """Make whatever a template shows readable, except for what a template made."""
-    return text.readable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    """Make whatever a template shows readable, except for what a template made or left out."""
+    return value if isinstance(value, Markup | jinja2.Undefined) else text.readable(str(value))
 
 
 def _page(root: Path) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def _page(root: Path) -> dict[str, Any]:
     recipe = _json_or_empty(root / "recipe.resolved.json")
     samples = _samples(root, stages, numbers)
     finished = f"iteration-{recipe.get('num_iterations')}/evaluate" in stages
-    ranked = {"by the SFT baseline": stages[name] for name in ("eft/judgments",) if name in stages}
+    ranked = stages.get("eft/judgments")
     return {
         "name": root.resolve().name,
         "manifest": _json_or_empty(root / "manifest.json"),
@@ -73,16 +75,18 @@ def _page(root: Path) -> dict[str, Any]:
         "stopped": None if finished else _stopped(root),
         "concerns": concerns(stages, models, numbers),
         "models": models,
-        "headings": [heading for _, heading in MEASURES],
+        "headings": [(heading, tables.UNITS.get(key, "pairs")) for key, heading in MEASURES],
         "judges": tables.judge_table(models),
-        "judge_panel": figures.judge_panel(models),
+        "judge_figures": figures.judge_figures(models),
         "iterations": numbers,
         "iteration_panels": _iteration_panels(root, stages, numbers, samples),
         "iteration_counts": tables.iteration_counts(stages, numbers),
         "trainings": figures.training_panels(root, stages),
         "data_counts": tables.data_counts(stages),
         "eft_counts": tables.eft_counts(stages),
-        "eft_panel": figures.score_panel("Scores of human-ranked replies", ranked),
+        "eft_panel": figures.score_panel(
+            "Scores of human-ranked replies", {"By the SFT baseline": ranked} if ranked else {}
+        ),
         "eft_scores": tables.score_table(stages.get("eft/examples")),
         "samples": samples,
     }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfalign.report.read import MEASURES, Manifest, ModelRow
-from selfalign.report.text import count, share, signed, words_of
+from selfalign.report.text import share, signed, whole, words_of
 
 UNITS = {"five_best": "replies", "exact_match": "prompts", "spearman": "prompts", "kendall_tau_b": "prompts"}
 """What the measures of judge quality that are not over pairs are over."""
@@ -40,8 +40,8 @@ class Cell:
     change: str | None = None
     """Against the model before."""
     interval: str | None = None
-    units: str | None = None
-    """What and how many the measure is over."""
+    n: int = 0
+    """Pairs, replies or prompts that the measure is over; 0 where it is over none of these."""
     note: int | None = None
     """Number of the note that says why something is undefined."""
 
@@ -71,7 +71,7 @@ def judge_table(models: Sequence[ModelRow]) -> JudgeTable:
                 value=_two_places(quality[key]["value"]),
                 change=_change(earlier.get(key, {}).get("value"), quality[key]["value"]),
                 interval=_interval(quality[key]),
-                units=f"{quality[key]['n']:,} {UNITS.get(key, 'pairs')}",
+                n=quality[key]["n"],
                 note=note(quality[key]["reason"]),
             )
             for key, _ in MEASURES
@@ -94,20 +94,20 @@ def iteration_counts(stages: Mapping[str, Manifest], iterations: Sequence[int]) 
         Group(
             "Prompts",
             (
-                _row("wanted", prompts, lambda m: count(m["parts"]["prompts.per_iteration"])),
-                _row("accepted", prompts, lambda m: count(m["figures"]["rows"])),
+                _row("wanted", prompts, lambda m: whole(m["parts"]["prompts.per_iteration"])),
+                _row("accepted", prompts, lambda m: whole(m["figures"]["rows"])),
                 *_reasons("dropped", prompts, "dropped"),
             ),
         ),
         Group(
             "Candidates",
             (
-                _row("sampled", candidates, lambda m: count(m["figures"]["rows"])),
+                _row("sampled", candidates, lambda m: whole(m["figures"]["rows"])),
                 *_reasons("finish reason", candidates, "finish_reasons"),
                 _row(
                     "prompts with identical candidates",
                     candidates,
-                    lambda m: count(m["figures"]["prompts_with_identical_candidates"]),
+                    lambda m: whole(m["figures"]["prompts_with_identical_candidates"]),
                 ),
             ),
         ),
@@ -115,7 +115,7 @@ def iteration_counts(stages: Mapping[str, Manifest], iterations: Sequence[int]) 
         Group(
             "Pairs",
             (
-                _row("kept", pairs, lambda m: count(m["figures"]["pairs"])),
+                _row("kept", pairs, lambda m: whole(m["figures"]["pairs"])),
                 *_reasons("prompts without a pair", pairs, "dropped"),
                 _row("mean margin", pairs, lambda m: _two_places(m["figures"]["mean_margin"])),
                 _row("chosen is the longer", pairs, lambda m: _share(m["figures"]["chosen_longer"])),
@@ -137,7 +137,7 @@ def data_counts(stages: Mapping[str, Manifest]) -> list[Group]:
         Group(
             "IFT examples",
             (
-                _row("kept", read, lambda m: count(m["figures"]["rows"])),
+                _row("kept", read, lambda m: whole(m["figures"]["rows"])),
                 *_reasons("dropped", read, "dropped"),
             ),
         ),
@@ -160,9 +160,9 @@ def eft_counts(stages: Mapping[str, Manifest]) -> list[Group]:
         Group(
             "Replies as EFT examples",
             (
-                _row("judged", examples, lambda m: count(m["figures"]["replies"])),
-                _row("agreed", examples, lambda m: count(sum(m["figures"]["scores_agreed"].values()))),
-                _row("kept after balancing", examples, lambda m: count(m["figures"]["rows"])),
+                _row("judged", examples, lambda m: whole(m["figures"]["replies"])),
+                _row("agreed", examples, lambda m: whole(sum(m["figures"]["scores_agreed"].values()))),
+                _row("kept after balancing", examples, lambda m: whole(m["figures"]["rows"])),
                 *_reasons("dropped", examples, "dropped"),
             ),
         ),
@@ -176,7 +176,7 @@ def score_table(examples: Manifest | None) -> tuple[list[str], list[Row]] | None
     before, after = examples["figures"]["scores_agreed"], examples["figures"]["scores"]
     scores = sorted(before.keys() | after.keys(), key=float)
     return scores, [
-        Row(label, tuple(count(counted.get(score, 0)) for score in scores))
+        Row(label, tuple(whole(counted.get(score, 0)) for score in scores))
         for label, counted in (("agreed", before), ("kept after balancing", after))
     ]
 
@@ -185,7 +185,7 @@ def _judgments(judgments: Sequence[Manifest | None]) -> Group:
     return Group(
         "Judgments",
         (
-            _row("made", judgments, lambda m: count(m["figures"]["judgments"])),
+            _row("made", judgments, lambda m: whole(m["figures"]["judgments"])),
             _row("parsed", judgments, lambda m: _share(m["figures"]["parse_rate"])),
             *_reasons("unscored", judgments, "unscored"),
         ),
@@ -203,7 +203,7 @@ def _reasons(prefix: str, manifests: Sequence[Manifest | None], figure: str) -> 
     for counted in counts:
         totals.update(counted or {})
     for reason in sorted(totals, key=lambda name: (-totals[name], name)):
-        cells = tuple(None if counted is None else count(counted.get(reason, 0)) for counted in counts)
+        cells = tuple(None if counted is None else whole(counted.get(reason, 0)) for counted in counts)
         yield Row(f"{prefix}: {words_of(reason)}", cells)
 
 

@@ -33,9 +33,14 @@ def words_of(name: str) -> str:
     return name.replace("_", " ")
 
 
-def count(number: int) -> str:
+def whole(number: int) -> str:
     """Return a whole number with its thousands apart."""
     return f"{number:,}"
+
+
+def plural(number: int, noun: str) -> str:
+    """Return a whole number and what it counts."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def share(part: float) -> str:

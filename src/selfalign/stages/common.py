@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from selfalign.config import Recipe, Train
+from selfalign.errors import RecipeError
 from selfalign.runs.files import hash_file
 
 CHARACTERS_PER_TOKEN = 4
@@ -18,11 +19,17 @@ def plain(section: BaseModel) -> Any:
 
 
 def generation_settings(recipe: Recipe) -> dict[str, Any]:
-    """Return what shapes generated text besides model, prompts and sampling."""
+    """Return what shapes generated text besides model, prompts and sampling.
+
+    Raises:
+        RecipeError: The script of the scripted engine is missing.
+    """
     script = recipe.engine.script
+    if script is not None and not Path(script).is_file():
+        raise RecipeError(f"engine.script: {script}: no such file")
     return {
         "engine": recipe.engine.kind,
-        "script": hash_file(Path(script)) if script and Path(script).is_file() else script,
+        "script": hash_file(Path(script)) if script is not None else None,
         "precision": recipe.policy.precision,
         "chat_template": recipe.policy.chat_template,
         "seed": recipe.seed,

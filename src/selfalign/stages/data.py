@@ -46,9 +46,9 @@ def read_data(run: Run) -> DataSets:
     """
     recipe = run.recipe
     settings = {
-        "ift": plain(recipe.data.ift) | {"path": _content(recipe.data.ift.path, "ift")},
+        "ift": plain(recipe.data.ift) | {"path": content_of(recipe.data.ift.path, "ift")},
         "ranked": plain(recipe.data.ranked)
-        | {"paths": [_content(path, "ranked") for path in recipe.data.ranked.paths]},
+        | {"paths": [content_of(path, "ranked") for path in recipe.data.ranked.paths]},
         "seed": recipe.seed,
     }
     stage = Stage("data/read", VERSION, ("ift.jsonl", "ranked.jsonl", "held_out.jsonl"), settings)
@@ -126,8 +126,13 @@ def _location(path: str, kind: str) -> str:
     return str(resources.files("selfalign") / "starter" / f"{kind}.jsonl") if path == "starter" else path
 
 
-def _content(path: str, kind: str) -> str:
-    """Return what a location's content hashes to, so that a moved file is the same file."""
+def content_of(path: str, kind: str) -> str:
+    """Return what a location's content hashes to, so that a moved file is the same file.
+
+    Args:
+        path: A file, a hub location (returned as it is), or `starter`.
+        kind: Which starter file is meant: `ift` or `ranked`.
+    """
     location = Path(_location(path, kind))
     return hash_file(location) if location.is_file() else path
 

@@ -68,6 +68,7 @@ def _reference(run: Run, iteration: int, policy: Artifact, pairs: Artifact) -> A
         outputs=("reference.jsonl",),
         settings={
             "max_length": settings.max_length,
+            "lora": settings.lora is not None,  # then the base is held in the computing type
             **{key: shaping[key] for key in ("precision", "chat_template")},
         },
         inputs={"policy": policy, "pairs": pairs},

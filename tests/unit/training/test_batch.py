@@ -7,14 +7,32 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from selfalign.models.chat import Chat
+from selfalign.records import Message, PreferencePair, SFTExample
 from selfalign.training.batch import TokenSequence, completion_logps, micro_batches
+from selfalign.training.dpo import tokenize_pairs
+from selfalign.training.sft import tokenize_examples
 
 
-@pytest.fixture(scope="module")
-def model(tiny_model: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+@pytest.fixture(scope="module", params=["rotary positions", "absolute positions"])
+def model(request: pytest.FixtureRequest, tiny_model: Path) -> Any:
+    """Rotary positions forgive a shift of a whole row; absolute ones do not."""
+    if request.param == "rotary positions":
+        return AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    config = GPT2Config(
+        vocab_size=259,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        initializer_range=0.2,
+        bos_token_id=None,
+        eos_token_id=258,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return GPT2LMHeadModel(config).eval()
 
 
 def sequences_of(lengths: list[tuple[int, int]]) -> list[TokenSequence]:
@@ -87,3 +105,62 @@ def test_micro_batches_keep_every_item_once_within_the_budget(lengths: list[int]
     for batch, following in pairwise(batches):
         assert (len(batch) + 1) * rows * max(length for _, length in batch) > budget
         assert min(length for _, length in batch) >= max(length for _, length in following)
+
+
+@pytest.fixture(scope="module")
+def chat(tiny_model: Path) -> Chat:
+    return Chat(AutoTokenizer.from_pretrained(tiny_model))
+
+
+ASK = (Message(role="user", content="hi"),)
+
+
+def example_of(completion: str) -> SFTExample:
+    return SFTExample(
+        example_id=completion, prompt_id="p", messages=ASK, completion=completion, kind="ift", source="test"
+    )
+
+
+def pair_of(chosen: str, rejected: str) -> PreferencePair:
+    return PreferencePair(
+        pair_id=f"{chosen} {rejected}",
+        prompt_id="p",
+        messages=ASK,
+        chosen_id="c",
+        rejected_id="r",
+        chosen=chosen,
+        rejected=rejected,
+        reward_chosen=3.0,
+        reward_rejected=1.0,
+        margin=2.0,
+        chosen_tokens=len(chosen),
+        rejected_tokens=len(rejected),
+        weight=0.5,
+    )
+
+
+def test_an_example_that_just_fits_is_kept_and_a_longer_one_counted(chat: Chat):
+    limit = len(chat.prompt_ids(ASK)) + len("hello") + 1
+    sequences, too_long = tokenize_examples(map(example_of, ("hello", "hello!", "hey")), chat, limit)
+    assert [chat.text(sequence.completion) for sequence in sequences] == ["hello", "hey"]
+    assert too_long == 1
+
+
+def test_an_example_is_the_prompt_and_the_completion_with_its_end(chat: Chat):
+    [sequence], _ = tokenize_examples([example_of("hello")], chat, 1024)
+    whole = chat.tokenizer.decode(sequence.prompt + sequence.completion)
+    assert whole == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nhello<|im_end|>"
+    assert len(sequence.completion) == 6
+
+
+def test_a_pair_needs_room_for_both_sides(chat: Chat):
+    limit = len(chat.prompt_ids(ASK)) + len("hello") + 1
+    pairs = [pair_of("hello", "no"), pair_of("no", "hello"), pair_of("hello!", "no"), pair_of("no", "hello!")]
+    tokens, too_long = tokenize_pairs(pairs, chat, limit)
+    assert [pair.pair_id for pair in tokens] == ["hello no", "no hello"]
+    assert too_long == 2
+    assert tokens[0].length == tokens[1].length == limit
+    assert tokens[0].weight == 0.5
+    assert tokens[0].chosen.prompt == tokens[0].rejected.prompt
+    assert chat.text(tokens[0].chosen.completion) == "hello"
+    assert chat.text(tokens[0].rejected.completion) == "no"

@@ -57,6 +57,8 @@ def test_micro_batches_do_not_change_the_result(
     (alone, weights_alone), (together, weights_together) = results
     torch.testing.assert_close(weights_alone, weights_together, rtol=0, atol=1e-6)
     for one, other in zip(alone, together, strict=True):
+        for row in (one, other):
+            row.pop("rewards/accuracies", None)  # untrained pairs tie, so rounding decides
         assert one == pytest.approx(other, rel=1e-5, abs=1e-5)
 
 

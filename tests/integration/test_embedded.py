@@ -1,0 +1,47 @@
+"""The quickstart recipe with the embedded model, made as small as it can be."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from selfalign.cli.main import main
+from selfalign.models.source import EMBEDDED_PACKAGE
+from selfalign.runs.files import read_json
+
+QUICKSTART = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.yaml"
+
+
+@pytest.mark.embedded
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec(EMBEDDED_PACKAGE) is None, reason=f"{EMBEDDED_PACKAGE} is not installed"
+)
+def test_the_embedded_model_goes_through_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run_dir = tmp_path / "run"
+    overrides = (
+        "num_iterations=1",
+        "data.ift.limit=8",
+        "data.ranked.limit=16",
+        "prompts.per_iteration=4",
+        "prompts.requests_per_round=8",
+        "candidates.sampling.max_new_tokens=40",
+        "evaluation.samples=1",
+    )
+    words = ["selfalign", "run", str(QUICKSTART), *overrides, "--run-dir", str(run_dir)]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 0
+    model = AutoModelForCausalLM.from_pretrained(run_dir / "iteration-1" / "model")
+    tokenizer = AutoTokenizer.from_pretrained(run_dir / "iteration-1" / "model")
+    turns = [{"role": "user", "content": "What is the capital of France?"}]
+    ids = tokenizer.apply_chat_template(
+        turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    answer = model.generate(**ids, do_sample=False, max_new_tokens=12)[0][ids["input_ids"].shape[1] :]
+    assert "Paris" in tokenizer.decode(answer)
+    assert read_json(run_dir / "eft" / "manifests" / "judgments.json")["figures"]["parse_rate"] > 0.3

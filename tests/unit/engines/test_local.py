@@ -1,0 +1,233 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MistralConfig,
+    MistralForCausalLM,
+)
+
+from selfalign.config import Policy, Sampling, Train
+from selfalign.engines.local import LocalEngine, _shared_prefix
+from selfalign.engines.protocol import Generation, GenerationRequest
+from selfalign.models.chat import Chat
+from selfalign.models.load import load_chat
+from selfalign.records import Message
+from selfalign.training.batch import TokenSequence
+from selfalign.training.sft import sft_objective
+from selfalign.training.trainer import train
+
+NEARLY_GREEDY = Sampling(temperature=1e-5, max_new_tokens=25)
+SYSTEM = Message(role="system", content="You speak of the sea and of the hills, slowly.")
+
+
+def ask(
+    key: str, text: str, *, system: bool = True, reply_start: str = "", seed: int = 0
+) -> GenerationRequest:
+    user = Message(role="user", content=text)
+    return GenerationRequest(key, (SYSTEM, user) if system else (user,), seed, reply_start)
+
+
+MIXED = [
+    ask("short", "and?"),
+    ask("long", "tell me of the sea, " * 6),
+    ask("middle", "tell me of the hills"),
+    ask("again", "tell me of the hills", seed=1),
+    ask("started", "tell me of the hills", reply_start="They are"),
+    ask("other start", "what of the hills and of the sea between them"),
+    ask("last", "x"),
+]
+
+
+def swap(tiny_model: Path, directory: Path, *, model: Any = None, tokenizer: Any = None) -> Path:
+    """The tiny model with another model or another tokenizer in its place."""
+    (model or AutoModelForCausalLM.from_pretrained(tiny_model)).save_pretrained(directory)
+    (tokenizer or AutoTokenizer.from_pretrained(tiny_model)).save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def rotary(tiny_model: Path) -> Path:
+    return tiny_model
+
+
+@pytest.fixture(scope="module")
+def sliding(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose layers look back 16 tokens, less than what the prompts share."""
+    shape = AutoConfig.from_pretrained(tiny_model).to_dict()
+    config = MistralConfig(**{**shape, "model_type": "mistral"}, sliding_window=16)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MistralForCausalLM(config)
+    return swap(tiny_model, tmp_path_factory.mktemp("sliding") / "model", model=model)
+
+
+@pytest.fixture(scope="module")
+def absolute(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that knows where a token stands, and not only how far it is from another."""
+    config = GPT2Config(
+        vocab_size=259,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        initializer_range=0.2,
+        bos_token_id=None,
+        eos_token_id=258,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = GPT2LMHeadModel(config)
+    return swap(tiny_model, tmp_path_factory.mktemp("absolute") / "model", model=model)
+
+
+def greedy(model: Any, chat: Chat, request: GenerationRequest) -> str:
+    """What transformers generates for one prompt alone."""
+    ids = torch.tensor([chat.prompt_ids(request.messages, request.reply_start)])
+    output = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=NEARLY_GREEDY.max_new_tokens,
+        pad_token_id=chat.tokenizer.pad_token_id,
+    )
+    new = output[0, ids.shape[1] :].tolist()
+    return chat.text(new[: new.index(chat.end_of_turn[0])] if chat.end_of_turn[0] in new else new)
+
+
+@pytest.mark.parametrize("name", ["rotary", "sliding", "absolute"])
+@pytest.mark.parametrize(
+    "requests",
+    [MIXED, [ask(r.key, r.messages[-1].content, system=False) for r in MIXED], MIXED[:1], MIXED[2:4]],
+    ids=["shared system turn", "short shared start", "alone", "one prompt twice"],
+)
+def test_batches_decode_what_transformers_decodes_one_by_one(
+    name: str, requests: list[GenerationRequest], tiny_policy: Policy, request: pytest.FixtureRequest
+):
+    directory = request.getfixturevalue(name)
+    model, chat = AutoModelForCausalLM.from_pretrained(directory), load_chat(directory, tiny_policy)
+    found = LocalEngine(directory, tiny_policy, batch_size=4).generate(requests, NEARLY_GREEDY)
+    assert {g.key: g.text for g in found} == {r.key: greedy(model, chat, r) for r in requests}
+
+
+# The end of a turn
+
+
+def taught_to_say(answer: str, chat: Chat, model: Any, tmp_path: Path) -> None:
+    """Train until the model gives one answer, and closes its turn, whatever it is asked."""
+    sequences = [
+        TokenSequence(
+            tuple(chat.prompt_ids([Message(role="user", content=text)])), tuple(chat.completion_ids(answer))
+        )
+        for text in ("and?", "tell me of the sea")
+    ]
+    log = train(
+        model,
+        sequences,
+        sft_objective(),
+        Train(batch_size=2, epochs=50),
+        learning_rate=1e-2,
+        autocast=torch.float32,
+        seed=0,
+        scratch=tmp_path,
+        on_step=lambda _done, _total: None,
+        on_warning=pytest.fail,
+    )
+    assert log[-1]["loss"] < 0.05
+
+
+def test_an_end_of_turn_of_several_tokens_stops_and_is_not_part_of_the_text(
+    tiny_model: Path, tiny_policy: Policy, make_tokenizer: Callable[..., Any], tmp_path: Path
+):
+    tokenizer = make_tokenizer(special=(), template=None, eos=None)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    taught_to_say("aye", Chat(tokenizer, "chatml"), model, tmp_path)
+    model.generation_config.eos_token_id = None
+    directory = swap(tiny_model, tmp_path / "taught", model=model, tokenizer=tokenizer)
+    engine = LocalEngine(directory, tiny_policy, batch_size=4)
+    [generation] = engine.generate([ask("one", "and?", system=False)], NEARLY_GREEDY)
+    assert generation == Generation("one", "aye", "stop", 3)
+    [cut] = engine.generate(
+        [ask("one", "and?", system=False)], NEARLY_GREEDY.model_copy(update={"max_new_tokens": 3})
+    )
+    assert cut == Generation("one", "aye", "length", 3)
+
+
+def test_the_end_of_text_stops_too(tiny_model: Path, tiny_policy: Policy, tmp_path: Path):
+    """A base model under our chatml closes a turn its own way."""
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(tiny_model),
+        AutoTokenizer.from_pretrained(tiny_model),
+    )
+    chat = Chat(tokenizer)
+    chat.end_of_turn = (tokenizer.pad_token_id,)
+    taught_to_say("aye", chat, model, tmp_path)
+    model.generation_config.eos_token_id = [tokenizer.pad_token_id, tokenizer.eos_token_id]
+    directory = swap(tiny_model, tmp_path / "taught", model=model)
+    [generation] = LocalEngine(directory, tiny_policy, 4).generate(
+        [ask("one", "and?", system=False)], NEARLY_GREEDY
+    )
+    assert generation == Generation("one", "aye", "stop", 3)
+
+
+# Work that is not done twice
+
+
+def watch(engine: LocalEngine) -> list[tuple[int, ...]]:
+    """Note the shape of the tokens of every pass of the engine's model."""
+    shapes: list[tuple[int, ...]] = []
+    engine._model.register_forward_pre_hook(
+        lambda _model, _args, named: shapes.append(tuple(named["input_ids"].shape)), with_kwargs=True
+    )
+    return shapes
+
+
+def test_what_prompts_share_and_what_samples_share_is_computed_once(tiny_model: Path, tiny_policy: Policy):
+    engine = LocalEngine(tiny_model, tiny_policy, batch_size=8)
+    shapes = watch(engine)
+    requests = [ask(f"{text} {seed}", text, seed=seed) for text in ("and?", "why?") for seed in range(4)]
+    list(engine.generate(requests, NEARLY_GREEDY.model_copy(update={"max_new_tokens": 2})))
+    prompts = [engine._chat.prompt_ids(request.messages) for request in requests]
+    shared = _shared_prefix([tuple(prompt) for prompt in prompts])
+    assert shared > len(SYSTEM.content)
+    assert shapes == [(1, shared), (2, len(prompts[0]) - shared), (8, 1)]
+
+
+def test_rows_that_have_finished_leave_the_batch(tiny_model: Path, tiny_policy: Policy):
+    """Each prompt leaves less room in the context than the one before, so that rows end one by one."""
+    requests = [ask(str(room), "x" * (1024 - 96 - room)) for room in range(30, 38)]
+    alone = LocalEngine(tiny_model, tiny_policy, batch_size=1)
+    limit = NEARLY_GREEDY.model_copy(update={"max_new_tokens": 100})
+    expected = {g.key: g for g in alone.generate(requests, limit)}
+    engine = LocalEngine(tiny_model, tiny_policy, batch_size=8)
+    shapes = watch(engine)
+    assert {g.key: g for g in engine.generate(requests, limit)} == expected
+    assert len({g.num_tokens for g in expected.values()}) == 8
+    rows = [count for count, width in shapes if width == 1]
+    assert rows == sorted(rows, reverse=True)
+    assert rows[0] == 8
+    assert rows[-1] < 4
+
+
+@pytest.mark.parametrize(
+    ("prompts", "shared"),
+    [
+        ([], 0),
+        ([(1, 2, 3)], 0),
+        ([(1, 2, 3), (1, 2, 3)], 0),
+        ([(1, 2, 3), (1, 2, 4)], 2),
+        ([(1, 2, 3), (2, 2, 3)], 0),
+        ([(1, 2), (1, 2, 3), (1, 2, 3, 4)], 1),
+        ([(1,), (1, 2)], 0),
+        ([(5, 5, 5, 1), (5, 5, 2), (5, 5, 5, 9)], 2),
+        ([(3, 1), (3, 1), (3, 2)], 1),
+    ],
+)
+def test_the_shared_prefix_leaves_each_prompt_a_token(prompts: list[tuple[int, ...]], shared: int):
+    assert _shared_prefix(prompts) == shared

@@ -1,0 +1,382 @@
+"""The page as a whole, on run directories made with the same pure functions as the stages use."""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from selfalign.config import Recipe
+from selfalign.evaluation.judge_quality import judge_quality, length_baseline
+from selfalign.judging import health, mean_rewards
+from selfalign.pairs import make_pairs, pair_health
+from selfalign.records import Completion, Judgment, Message, Prompt, RankedPrompt, RankedReply
+from selfalign.report import write_report
+
+Say = Callable[[str, str], str]
+"""What is said, by kind of text and by a key that differs between texts."""
+
+TRAINED = (
+    "data/read",
+    "sft/train",
+    "sft/evaluate",
+    "eft/judgments",
+    "eft/examples",
+    "eft/train",
+    "eft/evaluate",
+)
+ITERATION = ("prompts", "candidates", "judgments", "pairs", "reference", "train", "evaluate")
+STAGES = (*TRAINED, *(f"iteration-{t}/{stage}" for t in (1, 2) for stage in ITERATION))
+
+HOSTILE = (
+    "<script>alert(1)</script> </script></style></title><img src=x onerror=alert(1)> \" onclick='x' "
+    "{{ 7 * 7 }} <!-- ]]> &lt;b&gt; \x00\x1b[31m\u202etxet\u202c \u2066 https://example.org/x.js"
+)
+HARMLESS = "{{ 7 * 7 }} <!-- ]]> &lt;b&gt; ␀␛[31m⟨U+202E⟩txet⟨U+202C⟩ ⟨U+2066⟩ https://example.org/x.js"
+
+
+def calm(kind: str, key: str) -> str:
+    return f"{kind} {key}"
+
+
+class FakeRun:
+    """Writes what the stages of a run leave, up to one of them."""
+
+    def __init__(self, root: Path, say: Say = calm, prompts: int = 6, constant: bool = False) -> None:
+        self.root, self.say, self.constant = root, say, constant
+        self.prompts = [
+            Prompt.of([Message(role="user", content=say("prompt", str(n)))], source=str(n))
+            for n in range(prompts)
+        ]
+        root.mkdir(parents=True)
+        recipe = Recipe().model_dump(mode="json") | {"judge": {"rubric": say("recipe", "rubric")}}
+        self.json("recipe.resolved.json", recipe)
+        invocation = {"started": "2031-02-03T04:05:06+00:00", "selfalign": "9.8.7", "git_revision": None}
+        self.json(
+            "manifest.json",
+            {
+                "method": "self_rewarding",
+                "seed": 0,
+                "model": {"name": say("model", "name"), "fingerprint": "f1"},
+                "chat_template": None,
+                "data": {"ift": {say("data", "path"): "d1"}},
+                "invocations": [invocation],
+            },
+        )
+
+    def until(self, last: str) -> "FakeRun":
+        for stage in STAGES[: STAGES.index(last) + 1]:
+            directory, _, name = stage.partition("/")
+            figures = getattr(self, f"_{name}")(directory)
+            manifest = {
+                "stage": stage,
+                "parts": {"prompts.per_iteration": 500},
+                "figures": figures,
+                "warnings": [self.say("warning", stage)] if name == "evaluate" else [],
+                "seconds": 1.5,
+                "finished": "2031-02-03T04:06:07+00:00",
+            }
+            self.json(f"{stage.replace('/', '/manifests/')}.json", manifest)
+        return self
+
+    def json(self, name: str, value: Any) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value))
+
+    def rows(self, name: str, rows: Sequence[BaseModel]) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(row.model_dump_json() + "\n" for row in rows))
+
+    def _read(self, _: str) -> dict[str, Any]:
+        ranked = {"rows": 4, "replies": 9, "tokens": 1}
+        split = {"ranked": ranked, "held_out": ranked, "ranked_dropped": {}}
+        return {"rows": 1234, "dropped": {"orphan": 3}, **split}
+
+    def _train(self, directory: str) -> dict[str, Any]:
+        rows = [{"step": n, "loss": 1 / n, "tokens": 8} for n in range(1, 6)]
+        if directory.startswith("iteration"):
+            rows = [row | {"rewards/margins": 0.1 * row["step"], "rewards/accuracies": 0.75} for row in rows]
+        (self.root / directory).mkdir(exist_ok=True)
+        (self.root / directory / "training.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return {"steps": 5, "loss_first": 1.0, "loss_last": 0.2}
+
+    def _evaluate(self, directory: str) -> dict[str, Any]:
+        ranked = [
+            RankedPrompt(
+                prompt_id=f"r{n}",
+                messages=(Message(role="user", content="?"),),
+                replies=tuple(
+                    RankedReply(reply_id=f"r{n}/{k}", text="x" * (1 + k + n), rank=k) for k in range(3)
+                ),
+                source="",
+            )
+            for n in range(8)
+        ]
+        judgments = [self.judgment(reply.reply_id, reply.rank) for p in ranked for reply in p.replies]
+        figures = health(judgments)
+        quality = judge_quality(
+            ranked, mean_rewards(judgments), parse_rate=figures["parse_rate"], bootstrap=100
+        )
+        length = length_baseline(ranked, bootstrap=100)
+        self.json(f"{directory}/judge_quality.json", {"judge": quality, "length": length})
+        return {"rows": len(judgments), **figures}
+
+    def _judgments(self, directory: str) -> dict[str, Any]:
+        judgments = [
+            self.judgment(f"{prompt.prompt_id}/{sample}", sample, k)
+            for prompt in self.prompts
+            for sample in range(4)
+            for k in range(2)
+        ]
+        self.rows(f"{directory}/judgments.jsonl", judgments)
+        return {"rows": len(judgments), **health(judgments)}
+
+    def judgment(self, completion_id: str, rank: int, k: int = 0) -> Judgment:
+        score = 4.0 if self.constant else float(max(0, 5 - rank - len(completion_id) % 2 - k))
+        unscored = completion_id.endswith("/3")
+        return Judgment(
+            judgment_id=f"{completion_id}:{k}", completion_id=completion_id, prompt_id="", sample=k,
+            score=None if unscored else score, reason="no_score" if unscored else None,
+            text=self.say("rationale", f"{completion_id}:{k}"), attempts=1,
+        )  # fmt: skip
+
+    def _examples(self, _: str) -> dict[str, Any]:
+        return {
+            "rows": 3, "replies": 9, "scores_agreed": {"0": 1, "4": 4}, "scores": {"0": 1, "4": 2},
+            "dropped": {"tie": 4, "score_balance": 2},
+        }  # fmt: skip
+
+    def _prompts(self, _: str) -> dict[str, Any]:
+        return {"rows": len(self.prompts), "requests": 8, "dropped": {"near_duplicate": 7}}
+
+    def _candidates(self, directory: str) -> dict[str, Any]:
+        self.candidates = [
+            Completion(
+                completion_id=f"{prompt.prompt_id}/{sample}", prompt_id=prompt.prompt_id, sample=sample,
+                text=self.say("answer", f"{prompt.prompt_id}/{sample}"),
+                finish_reason="stop", num_tokens=9 + n,
+            )
+            for n, prompt in enumerate(self.prompts)
+            for sample in range(4)
+        ]  # fmt: skip
+        self.rows(f"{directory}/candidates.jsonl", self.candidates)
+        rows = len(self.candidates)
+        return {
+            "rows": rows, "mean_tokens": sum(row.num_tokens for row in self.candidates) / rows,
+            "finish_reasons": {"stop": rows}, "prompts_with_identical_candidates": 0,
+        }  # fmt: skip
+
+    def _pairs(self, directory: str) -> dict[str, Any]:
+        scores = {f"{p.prompt_id}/{sample}": 4.0 - sample for p in self.prompts for sample in range(4)}
+        made = make_pairs(
+            self.prompts, self.candidates, scores,
+            strategy="best_worst", min_margin=0.0, keep_truncated=False, seed=0,
+        )  # fmt: skip
+        self.rows(f"{directory}/pairs.jsonl", made.pairs)
+        return {"rows": len(made.pairs), **pair_health(made.pairs, made.dropped)}
+
+    def _reference(self, _: str) -> dict[str, Any]:
+        return {"rows": len(self.prompts), "too_long": 0}
+
+
+class Page(HTMLParser):
+    """A parsed page: its tags in order, its attributes, and its text."""
+
+    VOID = ("meta", "br", "img", "link", "input", "hr", "polyline", "path", "rect", "circle")
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str | None]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    return FakeRun(tmp_path / "my run").until(STAGES[-1]).root
+
+
+def page_of(root: Path) -> Page:
+    return Page(write_report(root).read_text(encoding="utf-8"))
+
+
+def values(page: Page, attribute: str) -> Iterator[str | None]:
+    return (value for _, name, value in page.attributes if name == attribute)
+
+
+def test_a_finished_run_tells_everything_in_order(finished: Path) -> None:
+    page = page_of(finished)
+    expected = (
+        "my run", "self rewarding from model name", "2031-02-03 04:05 UTC", "selfalign 9.8.7",
+        "Finished: 21 stages took 31.5 s", "Warnings", "warning sft/evaluate", "How well the models judge",
+        "SFT baseline", "M1", "M2", "M3", "length alone", "How to read", "Iterations", "Scores",
+        "Candidate lengths", "Margins", "wanted", "500", "accepted", "dropped: near duplicate",
+        "finish reason: stop", "unscored: no score", "Training", "rewards/margins", "rewards/accuracies",
+        "Data and EFT", "1,234", "dropped: orphan", "dropped: score balance", "Pairs to browse",
+        "6 of 6 shown", "+3.00", "Chosen", "Rejected", "rationale", "The run",
+        "iteration-2/evaluate", "ift data", "d1", "num_iterations: 2",
+    )  # fmt: skip
+    place = 0
+    for words in expected:
+        assert words in page.text[place:], words
+        place = page.text.index(words, place)
+
+
+def test_the_page_loads_nothing_and_runs_nothing(finished: Path) -> None:
+    page = page_of(finished)
+    assert {"script", "link", "iframe", "object", "embed", "img", "form", "base"}.isdisjoint(page.tags)
+    assert not [name for _, name, _ in page.attributes if name.startswith("on") or name in ("src", "style")]
+    assert all(value and value.startswith("#") for value in values(page, "href"))
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    assert ("meta", "content", policy) in page.attributes
+    css = write_report(finished).read_text().partition("<style>")[2].partition("</style>")[0]
+    assert len(css) > 1000
+    assert "url(" not in css
+    assert "@import" not in css
+
+
+def test_the_page_is_well_formed_for_readers_and_screen_readers(finished: Path) -> None:
+    page = page_of(finished)
+    headings = [int(tag[1]) for tag in page.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert headings.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(headings))
+    ids = list(values(page, "id"))
+    assert len(ids) == len(set(ids))
+    assert {str(value)[1:] for value in values(page, "href")} <= set(ids)
+    charts = page.tags.count("svg")
+    assert charts == 3 + 3 * 2 + 2 + 2 * 3 + 1
+    assert page.tags.count("desc") == charts
+
+
+def test_hostile_text_stays_text_wherever_it_stands(tmp_path: Path) -> None:
+    hostile_name = "<script>alert('1')\"\u202e&amp;"
+    benign = page_of(FakeRun(tmp_path / "benign").until(STAGES[-1]).root)
+
+    def say(kind: str, key: str) -> str:
+        return f"{HOSTILE} {kind} {key}"
+
+    root = FakeRun(tmp_path / hostile_name, say).until(STAGES[-1]).root
+    html = write_report(root).read_text(encoding="utf-8")
+    hostile = Page(html)
+    assert hostile.tags == benign.tags
+    assert [name for _, name, _ in hostile.attributes] == [name for _, name, _ in benign.attributes]
+    assert "<script" not in html.lower()
+    assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e\u2066-\u2069]", html)
+    for kind in ("prompt", "answer", "rationale", "model", "data", "warning"):
+        assert f"{HARMLESS} {kind}" in hostile.text, kind
+    assert "<script>alert('1')\"⟨U+202E⟩&amp;" in hostile.text
+
+
+def test_a_run_directory_whose_name_is_no_text_can_be_reported(tmp_path: Path) -> None:
+    root = tmp_path / os.fsdecode(b"run-\xff")
+    try:
+        run = FakeRun(root)
+    except OSError:
+        pytest.skip("the file system takes no such name")
+    assert "run-⟨U+DCFF⟩" in page_of(run.root).text
+
+
+@pytest.mark.parametrize("last", STAGES)
+def test_an_unfinished_run_shows_what_it_has(tmp_path: Path, last: str) -> None:
+    run = FakeRun(tmp_path / "run").until(last)
+    page = page_of(run.root)
+    assert ("Finished: " in page.text) == (last == STAGES[-1])
+    table = page.text.partition("time taken")[2].partition("Versions")[0]
+    assert [stage for stage in STAGES if stage in table] == list(STAGES[: STAGES.index(last) + 1])
+
+
+@pytest.mark.parametrize(
+    "stage",
+    ["sft/evaluate", "eft/train", "iteration-1/candidates", "iteration-1/judgments", "iteration-2/pairs"],
+)
+def test_files_of_an_unfinished_stage_are_not_read(tmp_path: Path, stage: str) -> None:
+    root = FakeRun(tmp_path / "run").until(STAGES[STAGES.index(stage) - 1]).root
+    before = page_of(root).text
+    directory, _, name = stage.partition("/")
+    file = {"train": "training.jsonl", "evaluate": "judge_quality.json"}.get(name, f"{name}.jsonl")
+    (root / directory).mkdir(exist_ok=True)
+    (root / directory / file).write_text('{"half a row')
+    assert page_of(root).text == before
+
+
+def test_an_empty_directory_gives_a_page_that_says_so(tmp_path: Path) -> None:
+    page = page_of(tmp_path)
+    for words in (
+        "No stage is finished yet",
+        "No model has been measured yet",
+        "No pairs have been made yet",
+    ):
+        assert words in page.text
+
+
+def test_a_constant_judge_is_undefined_with_a_reason_and_never_zero(tmp_path: Path) -> None:
+    page = page_of(FakeRun(tmp_path / "run", constant=True).until("sft/evaluate").root)
+    for reason in ("rewards or ranks are constant in every prompt", "no reply has the perfect reward"):
+        assert reason in page.text
+    assert "are 4: such a judge hardly tells replies apart" in page.text
+
+
+def test_why_a_run_stopped_is_said_until_it_goes_on(tmp_path: Path) -> None:
+    root = FakeRun(tmp_path / "run").until("eft/judgments").root
+    stopped = '{"event": "run_stopped", "reason": "NothingToTrainError", "message": "eft: <none> agrees"}\n'
+    (root / "events.jsonl").write_text('{"event": "run_started"}\n' + stopped)
+    assert "The run stopped. NothingToTrainError: eft: <none> agrees" in page_of(root).text
+    with (root / "events.jsonl").open("a") as events:
+        events.write('{"event": "run_started"}\n')
+    assert "The run stopped" not in page_of(root).text
+
+
+def test_many_long_texts_stay_below_five_megabytes(tmp_path: Path) -> None:
+    def say(kind: str, key: str) -> str:
+        return f"{key} " + '"' * (1_000_000 if key in ("0", "name", "rubric") else 5_000)
+
+    path = write_report(FakeRun(tmp_path / "run", say, prompts=60).until(STAGES[-1]).root)
+    assert path.stat().st_size < 5_000_000
+    page = Page(path.read_text(encoding="utf-8"))
+    shown = [int(number) for number in re.findall(r"(\d+) of 60 shown", page.text)]
+    assert len(shown) == 2
+    assert all(5 <= number < 40 for number in shown)
+    assert "more characters)" in page.text
+
+
+def test_of_many_pairs_forty_are_shown(tmp_path: Path) -> None:
+    page = page_of(FakeRun(tmp_path / "run", prompts=50).until("iteration-1/pairs").root)
+    assert "40 of 50 shown" in page.text
+    assert page.tags.count("details") == 40 + 2
+
+
+def test_the_page_depends_on_the_run_alone_and_not_on_the_order_of_rows(finished: Path) -> None:
+    before = write_report(finished).read_bytes()
+    for path in finished.rglob("*.jsonl"):
+        if path.name != "training.jsonl":
+            lines = path.read_text().splitlines(keepends=True)
+            path.write_text("".join(reversed(lines)))
+    path = write_report(finished)
+    assert path == finished / "report.html"
+    assert path.read_bytes() == before
+    assert not list(finished.glob(".*tmp*"))
