@@ -116,7 +116,7 @@ def pair_health(pairs: Sequence[PreferencePair], dropped: Mapping[str, int]) -> 
 
     Source: our choice, because answers that grow every iteration show first in the lengths of the pairs.
     """
-    margins = [pair.margin for pair in pairs]
+    margins = [pair.margin for pair in pairs if pair.margin is not None]
     return {
         "pairs": len(pairs),
         "dropped": dict(sorted(dropped.items())),

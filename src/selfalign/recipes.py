@@ -10,10 +10,16 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from selfalign.config import Recipe
+from selfalign.config import Recipe, RLCDRecipe, SelfRewardingRecipe
 from selfalign.errors import RecipeError
+
+METHODS: dict[str, type[SelfRewardingRecipe] | type[RLCDRecipe]] = {
+    "self_rewarding": SelfRewardingRecipe,
+    "rlcd": RLCDRecipe,
+}
+"""The recipe of each method."""
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -45,24 +51,32 @@ def resolve_recipe(own: dict[str, Any], overrides: Sequence[str] = (), *, where:
     """
     for word in overrides:
         own = _merge(own, _override(word))
+    method = own.get("method", "self_rewarding")
+    model = METHODS.get(method) if isinstance(method, str) else None
+    if model is None:
+        raise RecipeError(
+            f"{where}:\n  method: {method!r} is not one of {', '.join(METHODS)}"
+            f"{_did_you_mean(str(method), list(METHODS))}"
+        )
     # The defaults are merged too: a section's default may differ from its model's, as dpo.train does.
-    base = Recipe().model_dump(mode="json")
+    base = model.model_validate({"method": method}).model_dump(mode="json")
     preset = own.get("preset")
     if isinstance(preset, str):
-        base = _merge(base, load_preset(preset))
+        base = _merge(base, load_preset(method, preset))
     try:
-        return Recipe.model_validate(_merge(base, own))
+        return model.model_validate(_merge(base, own))
     except ValidationError as error:
-        raise RecipeError(f"{where}:\n" + "\n".join(f"  {line}" for line in _explain(error))) from None
+        lines = "\n".join(f"  {line}" for line in _explain(error, model))
+        raise RecipeError(f"{where}:\n{lines}") from None
 
 
-def load_preset(name: str) -> dict[str, Any]:
-    """Return the plain mapping of a shipped preset.
+def load_preset(method: str, name: str) -> dict[str, Any]:
+    """Return the plain mapping of a method's shipped preset.
 
     Raises:
         RecipeError: There is no preset of that name.
     """
-    folder = resources.files("selfalign") / "presets"
+    folder = resources.files("selfalign") / "presets" / method
     known = sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir())
     if name not in known:
         raise RecipeError(f"preset: {name!r} is not one of {', '.join(known)}{_did_you_mean(name, known)}")
@@ -71,7 +85,7 @@ def load_preset(name: str) -> dict[str, Any]:
 
 def recipe_schema() -> dict[str, Any]:
     """Return the JSON Schema of a recipe, for editors."""
-    return Recipe.model_json_schema() | {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return TypeAdapter(Recipe).json_schema() | {"$schema": "https://json-schema.org/draft/2020-12/schema"}
 
 
 class _Loader(yaml.SafeLoader):
@@ -133,12 +147,12 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _explain(error: ValidationError) -> Iterator[str]:
+def _explain(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
     for item in error.errors():
         path = [str(part) for part in item["loc"]]
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            known = _keys_at(path[:-1])
+            known = _keys_at(model, path[:-1])
             yield f"{'.'.join(path)}: unknown key{_did_you_mean(path[-1], known)}"
         elif path:
             yield f"{'.'.join(path)}: {message} (got {json.dumps(item['input'], default=str)})"
@@ -146,8 +160,7 @@ def _explain(error: ValidationError) -> Iterator[str]:
             yield message
 
 
-def _keys_at(path: Sequence[str]) -> list[str]:
-    model: type[BaseModel] = Recipe
+def _keys_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
     for part in path:
         field = model.model_fields.get(part)
         if field is None:
@@ -172,13 +185,13 @@ def _did_you_mean(word: str, known: Sequence[str]) -> str:
     return f"; known keys: {', '.join(known)}" if known else ""
 
 
-def explain_recipe(preset: str | None = None) -> str:
+def explain_recipe(method: str = "self_rewarding", preset: str | None = None) -> str:
     """Return a recipe as YAML text that shows every key, its default or preset value, and its meaning.
 
     Raises:
-        RecipeError: There is no such preset.
+        RecipeError: There is no such method or preset.
     """
-    recipe = resolve_recipe({"preset": preset} if preset else {})
+    recipe = resolve_recipe({"method": method, **({"preset": preset} if preset else {})})
     lines = [
         "# A selfalign recipe. Every key is optional; the values below are what you get without it.",
         "# Run:   selfalign run THIS_FILE",

@@ -130,6 +130,21 @@ class Judgment(Record):
         return self
 
 
+class Contrast(Record):
+    """A prompt and the principle pair drawn for it."""
+
+    contrast_id: str
+    prompt_id: str
+    messages: Messages
+    language: str
+    """Language of the principles."""
+    group: str
+    positive: str
+    """System message that asks for better behaviour."""
+    negative: str
+    """System message that asks for worse."""
+
+
 class PreferencePair(Record):
     """Two completions of one prompt, the first preferred."""
 
@@ -140,11 +155,14 @@ class PreferencePair(Record):
     rejected_id: str
     chosen: str
     rejected: str
-    reward_chosen: float
-    reward_rejected: float
-    margin: float
+    reward_chosen: float | None
+    """The judge's reward; `None` for a pair that no judge made, as in RLCD."""
+    reward_rejected: float | None
+    margin: float | None
     """reward_chosen - reward_rejected."""
     chosen_tokens: int
     rejected_tokens: int
     weight: float = 1.0
     """Factor of this pair's loss."""
+    contrast_id: str | None = None
+    """The contrast that an RLCD pair comes from."""

@@ -45,6 +45,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 @app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="File to write.")] = Path("recipe.yaml"),
+    method: Annotated[str, typer.Option(help="What to run: self_rewarding or rlcd.")] = "self_rewarding",
     preset: Annotated[
         str | None, typer.Option(help="Published numbers to start from: paper, autoalign.")
     ] = None,
@@ -54,7 +55,7 @@ def init(
 
     if path.exists():
         raise SelfAlignError(f"{path}: exists already; give another name")
-    text = explain_recipe(preset)
+    text = explain_recipe(method, preset)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     _say(f"wrote {path}; run it with: {shlex.join(['selfalign', 'run', str(path)])}")

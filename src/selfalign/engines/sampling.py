@@ -15,7 +15,7 @@ def sample(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -
     Args:
         logits: `(B, V)`.
         uniforms: `(B,)`, in [0, 1).
-        temperature: Above 0.
+        temperature: 0 takes the likeliest token.
         top_p: The nucleus is the smallest set of likeliest tokens whose probability reaches this.
 
     Returns:
@@ -23,6 +23,8 @@ def sample(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -
 
     Source: nucleus sampling, arXiv 1904.09751, section 3.1.
     """
+    if temperature == 0:
+        return logits.argmax(-1)
     probabilities = torch.softmax(logits.float() / temperature, dim=-1)
     # Most nuclei end within the likeliest thousand; only the rows where they do not are sorted whole, as
     # sorting may order equal probabilities in another way.

@@ -2,16 +2,18 @@
 
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from selfalign import __version__
-from selfalign.config import Recipe
+from selfalign.config import Recipe, RLCDRecipe
 from selfalign.errors import RunError
+from selfalign.methods.rlcd import rlcd
 from selfalign.methods.self_rewarding import self_rewarding
 from selfalign.models.source import find_model
 from selfalign.report import write_report
@@ -20,7 +22,6 @@ from selfalign.runs.events import EventLog, Listener
 from selfalign.runs.files import hash_file, read_json, write_json, write_text
 from selfalign.runs.lock import hold
 from selfalign.runs.run import StageStatus
-from selfalign.stages.data import content_of
 
 RESOLVED = "recipe.resolved.json"
 _VERSIONED = ("torch", "transformers", "peft", "tokenizers", "numpy", "pydantic")
@@ -28,9 +29,7 @@ _VERSIONED = ("torch", "transformers", "peft", "tokenizers", "numpy", "pydantic"
 
 def plan(recipe: Recipe, root: Path) -> list[StageStatus]:
     """Return where every stage of the run stands, doing none."""
-    run = Run(root, recipe)
-    self_rewarding(run)
-    return run.statuses
+    return _go_through(recipe, root, None)
 
 
 def execute(recipe: Recipe, root: Path, text: str, listener: Listener, *, update: bool = False) -> Path:
@@ -52,22 +51,34 @@ def execute(recipe: Recipe, root: Path, text: str, listener: Listener, *, update
         SelfAlignError: As the stages raise it; what was finished is kept.
     """
     with hold(root):
-        stale = [status for status in plan(recipe, root) if status.state == "stale"]
+        statuses = plan(recipe, root)
+        stale = [status for status in statuses if status.state == "stale"]
         if stale and not update:
             raise RunError(f"{root}: {_refusal(stale)}")
         write_text(root / "recipe.yaml", text)
         write_json(root / RESOLVED, recipe.model_dump(mode="json"))
         events = EventLog(root / "events.jsonl", listener)
-        _write_manifest(recipe, root)
+        data = next(status.stage.settings for status in statuses if status.stage.name == "data/read")
+        _write_manifest(recipe, root, data)
         events.emit("run_started")
         try:
-            self_rewarding(Run(root, recipe, events))
+            _go_through(recipe, root, events)
         except BaseException as error:
             events.emit("run_stopped", reason=type(error).__name__, message=str(error))
             raise
         report = write_report(root)
         events.emit("run_finished", report=str(report))
         return report
+
+
+def _go_through(recipe: Recipe, root: Path, events: EventLog | None) -> list[StageStatus]:
+    if isinstance(recipe, RLCDRecipe):
+        distillation = Run(root, recipe, events)
+        rlcd(distillation)
+        return distillation.statuses
+    run = Run(root, recipe, events)
+    self_rewarding(run)
+    return run.statuses
 
 
 def recipe_of(root: Path) -> Recipe:
@@ -79,7 +90,7 @@ def recipe_of(root: Path) -> Recipe:
     if not (root / RESOLVED).is_file():
         raise RunError(f"{root}: not a run directory ({RESOLVED} is missing); `selfalign ls` lists runs")
     try:
-        return Recipe.model_validate(read_json(root / RESOLVED))
+        return TypeAdapter[Recipe](Recipe).validate_python(read_json(root / RESOLVED))
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
@@ -98,7 +109,7 @@ def _refusal(stale: Sequence[StageStatus]) -> str:
     )
 
 
-def _write_manifest(recipe: Recipe, root: Path) -> None:
+def _write_manifest(recipe: Recipe, root: Path, data: Mapping[str, Any]) -> None:
     path = root / "manifest.json"
     before = read_json(path)["invocations"] if path.exists() else []
     source = find_model(recipe.policy.model, recipe.policy.revision)
@@ -121,10 +132,7 @@ def _write_manifest(recipe: Recipe, root: Path) -> None:
             "seed": recipe.seed,
             "model": {"name": source.name, "fingerprint": source.fingerprint},
             "chat_template": recipe.policy.chat_template or (hash_file(template) if template else None),
-            "data": {
-                "ift": {recipe.data.ift.path: content_of(recipe.data.ift.path, "ift")},
-                "ranked": {path: content_of(path, "ranked") for path in recipe.data.ranked.paths},
-            },
+            "data": data,
             "invocations": [*before, invocation],
         },
     )

@@ -10,10 +10,11 @@ Where we depart from the paper, and why:
 """
 
 from selfalign import stages
+from selfalign.config import SelfRewardingRecipe
 from selfalign.runs import Artifact, Run
 
 
-def self_rewarding(run: Run) -> None:
+def self_rewarding(run: Run[SelfRewardingRecipe]) -> None:
     """Take a base model M0 to M1 by SFT, then to M2, M3, ... by DPO on its own judgments."""
     recipe = run.recipe
     base = stages.base_model(run)
@@ -35,6 +36,8 @@ def self_rewarding(run: Run) -> None:
         candidates = stages.sample_candidates(run, iteration, policy, prompts)
         judgments = stages.judge_candidates(run, iteration, policy, prompts, candidates)
         pairs = stages.make_pairs(run, iteration, prompts, candidates, judgments)
-        policy = stages.train_dpo(run, iteration, policy, pairs)  # M2, M3, ...
-        stages.evaluate_judge(run, f"iteration-{iteration}", policy, data.held_out)
+        rate = recipe.dpo.learning_rate_of(iteration)
+        where = f"iteration-{iteration}"
+        policy = stages.train_dpo(run, where, policy, pairs, recipe.dpo, rate)  # M2, M3, ...
+        stages.evaluate_judge(run, where, policy, data.held_out)
         earlier.append(prompts)

@@ -5,14 +5,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
-from selfalign.config import Recipe
+from selfalign.config import BaseRecipe
 from selfalign.runs.artifact import Artifact, Stage, differences
 from selfalign.runs.events import EventLog
 from selfalign.runs.files import hash_file, read_json, remove, write_json
 from selfalign.runs.work import Work
 
+R = TypeVar("R", bound=BaseRecipe, covariant=True)
 State = Literal["done", "partial", "pending", "stale"]
 Figures = Mapping[str, Any]
 Body = Callable[[Work], Figures]
@@ -30,14 +31,14 @@ class StageStatus:
     """What the stage wrote when it was done; `None` while it is not."""
 
 
-class Run:
+class Run(Generic[R]):
     """One run directory under one recipe.
 
     A method calls `do` for one stage after the other. With an event log the stages are done; without
     one they are only looked at, so that the same code is both the loop and its plan.
     """
 
-    def __init__(self, root: Path, recipe: Recipe, events: EventLog | None = None) -> None:
+    def __init__(self, root: Path, recipe: R, events: EventLog | None = None) -> None:
         """Take the directory, the recipe and, to do the stages, the event log."""
         self.root = root.resolve()
         self.recipe = recipe

@@ -2,24 +2,35 @@
 
 from selfalign.stages.base import base_model
 from selfalign.stages.candidates import sample_candidates
+from selfalign.stages.contrast import complete_contrasts, draw_principles, make_contrast_pairs
 from selfalign.stages.data import read_data
 from selfalign.stages.dpo import train_dpo
 from selfalign.stages.eft import build_eft, judge_ranked
 from selfalign.stages.evaluate import evaluate_judge
 from selfalign.stages.judge import judge_candidates
 from selfalign.stages.pairs import make_pairs
+from selfalign.stages.preference import compare_outputs, evaluate_preference
+from selfalign.stages.prompt_data import read_prompts
 from selfalign.stages.prompts import new_prompts
 from selfalign.stages.sft import train_sft
+from selfalign.stages.strength import measure_strength
 
 __all__ = [
     "base_model",
     "build_eft",
+    "compare_outputs",
+    "complete_contrasts",
+    "draw_principles",
     "evaluate_judge",
+    "evaluate_preference",
     "judge_candidates",
     "judge_ranked",
+    "make_contrast_pairs",
     "make_pairs",
+    "measure_strength",
     "new_prompts",
     "read_data",
+    "read_prompts",
     "sample_candidates",
     "train_dpo",
     "train_sft",

@@ -1,10 +1,11 @@
 """The models that a run starts from."""
 
+from selfalign.config import BaseRecipe
 from selfalign.models.source import EMBEDDED, find_model
 from selfalign.runs import Artifact, Run
 
 
-def base_model(run: Run, name: str | None = None) -> Artifact:
+def base_model(run: Run[BaseRecipe], name: str | None = None) -> Artifact:
     """Return a model from outside the run, by default M0.
 
     It is converted or downloaded only when the run is done, not when it is planned.

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from selfalign.config import SelfRewardingRecipe
 from selfalign.engines import Engine, GenerationRequest, open_engine
 from selfalign.records import Completion, Prompt, content_id
 from selfalign.runs import Artifact, Run, Stage, Work
@@ -14,7 +15,7 @@ from selfalign.stages.common import generation_settings, plain
 VERSION = 1
 
 
-def sample_candidates(run: Run, iteration: int, policy: Artifact, prompts: Artifact) -> Artifact:
+def sample_candidates(run: Run[SelfRewardingRecipe], iteration: int, policy: Artifact, prompts: Artifact) -> Artifact:
     """Sample N completions of every prompt from the policy.
 
     Reads:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from selfalign.config import Recipe, Train
+from selfalign.config import BaseRecipe, Train
 from selfalign.errors import RecipeError
 from selfalign.runs.files import hash_file
 
@@ -18,7 +18,7 @@ def plain(section: BaseModel) -> Any:
     return section.model_dump(mode="json")
 
 
-def generation_settings(recipe: Recipe) -> dict[str, Any]:
+def generation_settings(recipe: BaseRecipe) -> dict[str, Any]:
     """Return what shapes generated text besides model, prompts and sampling.
 
     Raises:
@@ -36,7 +36,7 @@ def generation_settings(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def training_settings(recipe: Recipe, train: Train) -> dict[str, Any]:
+def training_settings(recipe: BaseRecipe, train: Train) -> dict[str, Any]:
     """Return what shapes a trained model besides its start and its data."""
     shaping = train.model_dump(mode="json", exclude={"micro_batch_tokens", "checkpoint_every"})
     policy = {"precision": recipe.policy.precision, "chat_template": recipe.policy.chat_template}

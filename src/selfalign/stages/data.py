@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from selfalign.config import Recipe
+from selfalign.config import SelfRewardingRecipe
 from selfalign.data import read_ift, read_ranked
 from selfalign.eft import RankedSplit, split_ranked
 from selfalign.errors import DataError
@@ -38,7 +38,7 @@ class _Read:
     ranked_dropped: Counter[str]
 
 
-def read_data(run: Run) -> DataSets:
+def read_data(run: Run[SelfRewardingRecipe]) -> DataSets:
     """Read IFT data and ranked data, drop and count what can't be used, and split the ranked prompts.
 
     Writes:
@@ -67,10 +67,10 @@ def read_data(run: Run) -> DataSets:
     return DataSets(ift, ift.sibling("ranked.jsonl"), ift.sibling("held_out.jsonl"))
 
 
-def _read(recipe: Recipe) -> _Read:
+def _read(recipe: SelfRewardingRecipe) -> _Read:
     data = recipe.data
     ift, ift_dropped = read_ift(
-        _location(data.ift.path, "ift"),
+        location_of(data.ift.path, "ift"),
         data.ift.format,
         selection=data.ift.selection,
         language=data.ift.language,
@@ -78,14 +78,14 @@ def _read(recipe: Recipe) -> _Read:
     )
     if not ift:
         raise DataError(
-            f"no example can be used ({_said(ift_dropped)}); relax data.ift.selection or data.ift.language",
+            f"no example can be used ({said(ift_dropped)}); relax data.ift.selection or data.ift.language",
             path=data.ift.path,
         )
     ranked: list[RankedPrompt] = []
     dropped: Counter[str] = Counter()
     for path in data.ranked.paths:
         found, lost = read_ranked(
-            _location(path, "ranked"), data.ranked.format, language=data.ranked.language
+            location_of(path, "ranked"), data.ranked.format, language=data.ranked.language
         )
         ranked += found
         dropped += lost
@@ -99,7 +99,7 @@ def _read(recipe: Recipe) -> _Read:
     if not split.train or not split.evaluation:
         raise DataError(
             f"{len(ranked)} ranked prompts leave {len(split.train)} to learn judging from and "
-            f"{len(split.evaluation)} to measure it on ({_said(dropped + split.dropped)}); give more ranked "
+            f"{len(split.evaluation)} to measure it on ({said(dropped + split.dropped)}); give more ranked "
             "data, or a smaller data.ift.limit where both come from one file",
             path=", ".join(data.ranked.paths),
         )
@@ -122,7 +122,7 @@ def _ranked_figures(prompts: list[RankedPrompt]) -> dict[str, int]:
     return {"rows": len(prompts), "replies": len(replies), "tokens": about_tokens(replies)}
 
 
-def _location(path: str, kind: str) -> str:
+def location_of(path: str, kind: str) -> str:
     return str(resources.files("selfalign") / "starter" / f"{kind}.jsonl") if path == "starter" else path
 
 
@@ -133,9 +133,9 @@ def content_of(path: str, kind: str) -> str:
         path: A file, a hub location (returned as it is), or `starter`.
         kind: Which starter file is meant: `ift` or `ranked`.
     """
-    location = Path(_location(path, kind))
+    location = Path(location_of(path, kind))
     return hash_file(location) if location.is_file() else path
 
 
-def _said(dropped: Counter[str]) -> str:
+def said(dropped: Counter[str]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "none dropped"

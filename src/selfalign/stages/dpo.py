@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from selfalign.config import DPO, BaseRecipe, Train
 from selfalign.errors import NothingToTrainError
 from selfalign.records import PreferencePair
 from selfalign.runs import Artifact, Run, Stage, Work
@@ -12,29 +13,28 @@ from selfalign.stages.common import training_settings
 VERSION = 1
 
 
-def train_dpo(run: Run, iteration: int, policy: Artifact, pairs: Artifact) -> Artifact:
-    """Train the policy on its pairs, with itself before training as the reference.
+def train_dpo(
+    run: Run[BaseRecipe], where: str, policy: Artifact, pairs: Artifact, settings: DPO, learning_rate: float
+) -> Artifact:
+    """Train the policy on pairs, with itself before training as the reference.
 
     Reads:
-        iteration-<t>/pairs.jsonl
+        The pairs.
     Writes:
-        iteration-<t>/reference.jsonl, iteration-<t>/model/, iteration-<t>/training.jsonl
+        <where>/reference.jsonl, <where>/model/, <where>/training.jsonl
 
     Raises:
         NothingToTrainError: No pair fits into the length limit.
         TrainingError: A loss or gradient is not finite.
     """
-    reference = _reference(run, iteration, policy, pairs)
-    settings = run.recipe.dpo
-    rates = settings.learning_rates or (settings.train.learning_rate,)
-    rate = rates[min(iteration, len(rates)) - 1]
+    reference = _reference(run, where, policy, pairs, settings.train)
     stage = Stage(
-        name=f"iteration-{iteration}/train",
+        name=f"{where}/train",
         version=VERSION,
         outputs=("model", "training.jsonl"),
         settings={
             **training_settings(run.recipe, settings.train),
-            "learning_rate": rate,
+            "learning_rate": learning_rate,
             "beta": settings.beta,
             "label_smoothing": settings.label_smoothing,
         },
@@ -52,18 +52,19 @@ def train_dpo(run: Run, iteration: int, policy: Artifact, pairs: Artifact) -> Ar
             items, too_long = tokenize_pairs(rows, session.chat, session.max_length)
             seed = derive_seed(run.recipe.seed, work.stage)
             objective = dpo_objective(known, settings.beta, settings.label_smoothing)
-            figures = session.train(work, items, objective, rate, seed)
+            figures = session.train(work, items, objective, learning_rate, seed)
         return {"pairs": len(items), "too_long": too_long, **figures}
 
     return run.do(stage, body)
 
 
-def _reference(run: Run, iteration: int, policy: Artifact, pairs: Artifact) -> Artifact:
+def _reference(
+    run: Run[BaseRecipe], where: str, policy: Artifact, pairs: Artifact, settings: Train
+) -> Artifact:
     """Compute the reference log-probabilities once, so that no second model is held in training."""
-    settings = run.recipe.dpo.train
     shaping = training_settings(run.recipe, settings)
     stage = Stage(
-        name=f"iteration-{iteration}/reference",
+        name=f"{where}/reference",
         version=VERSION,
         outputs=("reference.jsonl",),
         settings={
@@ -87,7 +88,7 @@ def _reference(run: Run, iteration: int, policy: Artifact, pairs: Artifact) -> A
         items, too_long = tokenize_pairs(read_rows(pairs.path, PreferencePair), chat, length)
         if not items:
             raise NothingToTrainError(
-                f"iteration-{iteration}: none of {too_long} pairs fits into {length} tokens; raise "
+                f"{where}: none of {too_long} pairs fits into {length} tokens; raise "
                 "dpo.train.max_length"
             )
         if too_long:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from selfalign.config import SelfRewardingRecipe
 from selfalign.eft import balance_lengths, balance_scores, build_examples, score_counts
 from selfalign.errors import NothingToTrainError
 from selfalign.judging import judge_messages, load_rubric
@@ -17,7 +18,7 @@ RUBRIC_TOKENS = 250
 """About what a rubric and its fences add to a judged text, for estimates."""
 
 
-def judge_ranked(run: Run, baseline: Artifact, ranked: Artifact) -> Artifact:
+def judge_ranked(run: Run[SelfRewardingRecipe], baseline: Artifact, ranked: Artifact) -> Artifact:
     """Have the SFT baseline judge every ranked reply, K times each.
 
     Reads:
@@ -51,7 +52,7 @@ def judged_replies(prompts: list[RankedPrompt]) -> list[Judged]:
     ]
 
 
-def build_eft(run: Run, ranked: Artifact, judgments: Artifact) -> Artifact:
+def build_eft(run: Run[SelfRewardingRecipe], ranked: Artifact, judgments: Artifact) -> Artifact:
     """Keep the judgments that agree with people, balance them, and write them as examples.
 
     Reads:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from selfalign.config import SelfRewardingRecipe
 from selfalign.evaluation.judge_quality import judge_quality, length_baseline
 from selfalign.judging import mean_rewards
 from selfalign.records import Judgment, RankedPrompt
@@ -14,7 +15,7 @@ from selfalign.stages.judge import judge, judge_cost, judge_settings
 VERSION = 1
 
 
-def evaluate_judge(run: Run, where: str, model: Artifact, held_out: Artifact) -> Artifact:
+def evaluate_judge(run: Run[SelfRewardingRecipe], where: str, model: Artifact, held_out: Artifact) -> Artifact:
     """Have a model judge the held-out replies and compare it with people, and length with people.
 
     Reads:

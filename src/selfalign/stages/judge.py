@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selfalign.config import SelfRewardingRecipe
 from selfalign.engines import Engine, Generation, GenerationRequest, open_engine
 from selfalign.judging import health, judge_messages, load_rubric, parse_score
 from selfalign.records import Completion, Judgment, Messages, Prompt, content_id
@@ -27,7 +28,7 @@ class Judged:
 
 
 def judge_candidates(
-    run: Run, iteration: int, policy: Artifact, prompts: Artifact, candidates: Artifact
+    run: Run[SelfRewardingRecipe], iteration: int, policy: Artifact, prompts: Artifact, candidates: Artifact
 ) -> Artifact:
     """Have the policy judge its own candidates, K times each.
 
@@ -59,7 +60,7 @@ def judge_candidates(
 
 
 def judge(
-    run: Run, work: Work, policy: Artifact, items: Sequence[Judged], output: str, samples: int
+    run: Run[SelfRewardingRecipe], work: Work, policy: Artifact, items: Sequence[Judged], output: str, samples: int
 ) -> dict[str, Any]:
     """Judge texts and write the judgments, one row a text and sample, in the order of the texts.
 
@@ -88,7 +89,7 @@ def judge(
 class _JudgeShard:
     """Judges shards of tasks; opens the engine with the first one."""
 
-    def __init__(self, run: Run, stage: str, model: Path) -> None:
+    def __init__(self, run: Run[SelfRewardingRecipe], stage: str, model: Path) -> None:
         self._recipe = run.recipe
         self._stage = stage
         self._model = model
@@ -138,7 +139,7 @@ def _judgment_id(stage: str, completion_id: str, sample: int) -> str:
     return content_id(stage, completion_id, str(sample))
 
 
-def judge_settings(run: Run, samples: int) -> dict[str, Any]:
+def judge_settings(run: Run[SelfRewardingRecipe], samples: int) -> dict[str, Any]:
     """Return what shapes judgments besides model and texts."""
     judge = plain(run.recipe.judge) | {
         "rubric": hash_json(load_rubric(run.recipe.judge.rubric)),
@@ -147,7 +148,7 @@ def judge_settings(run: Run, samples: int) -> dict[str, Any]:
     return {"judge": judge, **generation_settings(run.recipe)}
 
 
-def judge_cost(run: Run, texts: int, samples: int) -> dict[str, int]:
+def judge_cost(run: Run[SelfRewardingRecipe], texts: int, samples: int) -> dict[str, int]:
     """Return the figures expected of judging so many texts, retries not counted."""
     calls = texts * samples
     return {

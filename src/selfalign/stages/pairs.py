@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from selfalign.config import SelfRewardingRecipe
 from selfalign.errors import NothingToTrainError
 from selfalign.judging import mean_rewards
 from selfalign.pairs import make_pairs as pure_make_pairs
@@ -16,7 +17,7 @@ VERSION = 1
 
 
 def make_pairs(
-    run: Run, iteration: int, prompts: Artifact, candidates: Artifact, judgments: Artifact
+    run: Run[SelfRewardingRecipe], iteration: int, prompts: Artifact, candidates: Artifact, judgments: Artifact
 ) -> Artifact:
     """Make the preference pairs of an iteration.
 

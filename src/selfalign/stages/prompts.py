@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from selfalign.config import SelfRewardingRecipe
 from selfalign.dedup import NearDuplicates
 from selfalign.engines import Engine, GenerationRequest, open_engine
 from selfalign.errors import NothingToTrainError
@@ -28,7 +29,7 @@ class PromptGeneration(Record):
 
 
 def new_prompts(
-    run: Run, iteration: int, generator: Artifact, data: DataSets, earlier: Sequence[Artifact]
+    run: Run[SelfRewardingRecipe], iteration: int, generator: Artifact, data: DataSets, earlier: Sequence[Artifact]
 ) -> Artifact:
     """Generate the prompts of an iteration.
 
@@ -127,7 +128,7 @@ class _Rounds:
     """Makes the few-shot requests of a round and has them answered."""
 
     def __init__(
-        self, run: Run, work: Work, generator: Artifact, ift: list[Prompt], before: list[Prompt]
+        self, run: Run[SelfRewardingRecipe], work: Work, generator: Artifact, ift: list[Prompt], before: list[Prompt]
     ) -> None:
         self._recipe = run.recipe
         self._stage = work.stage

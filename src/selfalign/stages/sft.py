@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from selfalign.config import Train
+from selfalign.config import BaseRecipe, Train
 from selfalign.errors import NothingToTrainError
 from selfalign.records import SFTExample
 from selfalign.runs import Artifact, Run, Stage, Work
@@ -15,7 +15,7 @@ VERSION = 1
 
 
 def train_sft(
-    run: Run, where: str, start: Artifact, examples: Sequence[Artifact], settings: Train
+    run: Run[BaseRecipe], where: str, start: Artifact, examples: Sequence[Artifact], settings: Train
 ) -> Artifact:
     """Train `start` on the completions of all examples and return the model.
 

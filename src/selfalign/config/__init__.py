@@ -1,0 +1,35 @@
+"""The recipe: every setting of a run, strictly typed, with the numbers' sources.
+
+A key that no model here knows is refused. No model or tensor library is imported here.
+"""
+
+from selfalign.config.common import (
+    DPO,
+    BaseRecipe,
+    EngineSettings,
+    Lora,
+    Policy,
+    Sampling,
+    Section,
+    Train,
+    Validation,
+)
+from selfalign.config.rlcd import RLCDRecipe
+from selfalign.config.self_rewarding import SelfRewardingRecipe
+
+Recipe = SelfRewardingRecipe | RLCDRecipe
+
+__all__ = [
+    "DPO",
+    "BaseRecipe",
+    "EngineSettings",
+    "Lora",
+    "Policy",
+    "RLCDRecipe",
+    "Recipe",
+    "Sampling",
+    "Section",
+    "SelfRewardingRecipe",
+    "Train",
+    "Validation",
+]

@@ -1,0 +1,149 @@
+"""What every recipe has: model, engine, sampling and training."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """Base of all recipe sections: frozen, and strict about unknown keys and numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Policy(Section):
+    """The base model M0 and how its weights are held."""
+
+    model: str = "smollm2-135m-instruct"
+    """The embedded default model by its name, a local directory, or a hub id `owner/name`."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id; the default branch if not given."""
+    chat_template: Literal["chatml", "llama-3-instruct"] | None = None
+    """A template of ours for a base tokenizer that has none; refused where the tokenizer has its own."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the model runs; `auto` takes a GPU if there is one."""
+    device_map: Literal["auto"] | None = None
+    """`auto` spreads the layers of one model over all GPUs of the machine, for models too big for one."""
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Arithmetic of forward and backward passes; `auto` is bfloat16 where the processor has it."""
+
+
+class EngineSettings(Section):
+    """What generates text."""
+
+    kind: Literal["transformers", "scripted"] = "transformers"
+    """`transformers` runs the model in this process; `scripted` answers by rule, for tests and trials."""
+    batch_size: PositiveInt = 64
+    """Sequences decoded at once."""
+    script: str | None = None
+    """File of rules for the scripted engine; the shipped one if not given."""
+
+
+class Sampling(Section):
+    """How one completion is drawn."""
+
+    temperature: NonNegative = 0.7
+    """0 is greedy: always the likeliest token."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Probability mass of the nucleus that is sampled from."""
+    max_new_tokens: PositiveInt = 512
+    """Longest completion, in tokens; one that reaches it counts as truncated."""
+
+
+class Lora(Section):
+    """Low-rank adapters instead of all weights."""
+
+    rank: PositiveInt = 16
+    """Inner width of an adapter."""
+    alpha: PositiveInt = 32
+    """Scale of an adapter: what it adds is multiplied by alpha / rank."""
+    dropout: Fraction = 0.0
+    """Dropout of an adapter's input."""
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """Names of the layers that get one; `all-linear` is every linear layer but the output."""
+
+
+class Validation(Section):
+    """Early stopping on examples held out from training."""
+
+    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Share of the training examples held out."""
+    every: PositiveInt = 200
+    """Steps between two looks at the validation loss."""
+    patience: PositiveInt = 1
+    """Looks without a lower loss before training stops; the weights of the best look are kept."""
+
+
+class Train(Section):
+    """One training run with AdamW, float32 master weights and losses."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-6
+    """Highest rate, reached at the end of the warm-up."""
+    min_learning_rate: NonNegative = 0.0
+    """Where the schedule ends."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the rate falls after the warm-up."""
+    warmup_ratio: Fraction = 0.0
+    """Share of the steps in which the rate climbs from 0."""
+    weight_decay: NonNegative = 0.0
+    """Decay of matrices; biases and norms have none."""
+    epochs: PositiveInt = 1
+    """Passes over the examples or pairs."""
+    max_steps: PositiveInt | None = None
+    """Stops earlier than the epochs would; the schedule ends there too."""
+    batch_size: PositiveInt = 16
+    """Examples or pairs a step, over all micro-batches."""
+    micro_batch_tokens: PositiveInt = 2048
+    """Padded tokens a forward pass holds at most; never changes the result, only memory and speed."""
+    max_length: PositiveInt = 2048
+    """Tokens of prompt and completion; longer examples are skipped and counted."""
+    gradient_clip: Annotated[float, Field(gt=0)] = 1.0
+    """Norm that longer gradients are cut down to."""
+    dropout: Fraction = 0.0
+    """Dropout of the model where its architecture has any."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, more time."""
+    lora: Lora | None = None
+    """Train adapters; null trains all weights."""
+    validation: Validation | None = None
+    checkpoint_every: PositiveInt = 100
+    """Steps between checkpoints from which a killed training goes on."""
+    save_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the saved weights; at rates near 1e-6 bfloat16 rounds much of an update away."""
+
+    @model_validator(mode="after")
+    def _falling(self) -> Self:
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError("min_learning_rate is above learning_rate")
+        return self
+
+
+class DPO(Section):
+    """Direct preference optimisation against the policy before. Source: 2305.18290, equation 7."""
+
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """Strength of the pull to the reference."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Assumed share of pairs whose preference is the wrong way round."""
+    train: Train = Train(learning_rate=1e-6)
+
+
+class BaseRecipe(Section):
+    """Keys that every recipe has."""
+
+    preset: str | None = None
+    """Published numbers that this recipe starts from: `paper` or `autoalign`."""
+    seed: int = 0
+    """Root of all random seeds."""
+    policy: Policy = Policy()
+    engine: EngineSettings = EngineSettings()
+
+    @model_validator(mode="after")
+    def _script_is_for_the_scripted_engine(self) -> Self:
+        if self.engine.script is not None and self.engine.kind != "scripted":
+            raise ValueError("engine.script is for engine.kind: scripted")
+        return self

@@ -1,0 +1,195 @@
+"""The recipe of self-rewarding, arXiv 2401.10020.
+
+Defaults are small and sane; the presets `paper` and `autoalign` hold the published numbers.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from selfalign.config.common import (
+    DPO,
+    BaseRecipe,
+    Fraction,
+    NonNegative,
+    PositiveInt,
+    Sampling,
+    Section,
+    Train,
+)
+from selfalign.data import Format, Selection
+from selfalign.eft import Rule, Target
+from selfalign.pairs import Strategy
+
+
+class IFTData(Section):
+    """Instruction data: prompts with one completion each."""
+
+    path: str = "starter"
+    """A file, `hub:owner/name[:split]`, or `starter` for the embedded starter set."""
+    format: Format | None = None
+    """Format of the rows; recognised if not given."""
+    selection: Selection = "paper"
+    """Which replies of OpenAssistant trees are taken; other formats are taken whole."""
+    language: str | None = "en"
+    """Language label of OpenAssistant messages to keep; null keeps all."""
+    limit: PositiveInt | None = 3200
+    """Examples kept at most."""
+
+
+class RankedData(Section):
+    """Prompts with several human-ranked or human-rated replies, for EFT and for measuring the judge."""
+
+    paths: tuple[str, ...] = ("starter",)
+    """Files, `hub:owner/name[:split]`, or `starter`."""
+    format: Format | None = None
+    """Format of the rows of all paths; recognised if not given."""
+    language: str | None = "en"
+    """Language label of OpenAssistant messages to keep; null keeps all."""
+    evaluation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """Share of the prompts held out to measure the judge; no prompt is on both sides."""
+    limit: PositiveInt | None = None
+    """Prompts kept at most, before the split."""
+
+
+class Data(Section):
+    """What the run reads."""
+
+    ift: IFTData = IFTData()
+    ranked: RankedData = RankedData()
+
+
+class EFT(Section):
+    """Evaluation fine-tuning: teaching the model to judge. Source: 2401.10020, section 2.1 and 3.1."""
+
+    agreement: Rule = "ranking"
+    """Keep a prompt whose whole ranking agrees with the human one, or each reply whose place agrees."""
+    target: Target = "rationale"
+    """Learn the judge's own rationale and score, or the score line alone."""
+    balance_scores: bool = True
+    """Down-sample the most common score to the next most common."""
+    balance_lengths: bool = False
+    """Drop examples until score and length of the judged reply are uncorrelated."""
+    training: Literal["joint", "sequential"] = "joint"
+    """M1 from M0 on IFT + EFT data together, or from the SFT baseline on EFT data alone."""
+    train: Train = Train()
+
+
+class NewPrompts(Section):
+    """Few-shot generation of new prompts. Source: 2401.10020, section 2.2; Self-Instruct filters."""
+
+    generator: str = "policy"
+    """`policy`, or a fixed instruct model by name, directory or hub id."""
+    per_iteration: PositiveInt = 500
+    """Prompts wanted in every iteration."""
+    requests_per_round: PositiveInt = 64
+    """Generations between two looks at what was accepted; later rounds may show accepted prompts."""
+    max_rounds: PositiveInt = 100
+    """Rounds after which the iteration goes on with what it has."""
+    shots: PositiveInt = 8
+    """Examples shown in one request."""
+    generated_shots: Annotated[int, Field(ge=0)] = 2
+    """How many of them come from prompts generated so far."""
+    min_words: PositiveInt = 4
+    """Words of the shortest prompt that is accepted."""
+    max_words: PositiveInt = 150
+    """Words of the longest."""
+    similarity: Fraction = 0.7
+    """A prompt with a ROUGE-L F1 above this against any earlier one is a near duplicate."""
+    sampling: Sampling = Sampling(temperature=0.6, top_p=0.9, max_new_tokens=200)
+
+
+class Candidates(Section):
+    """The N completions of each prompt."""
+
+    n: Annotated[int, Field(ge=2)] = 4
+    """Completions of each prompt."""
+    sampling: Sampling = Sampling()
+
+
+class Judge(Section):
+    """How the policy judges completions."""
+
+    rubric: str = "additive"
+    """`additive`, `additive_score_only`, or a template file of your own."""
+    samples: PositiveInt = 3
+    """Judgments a completion; their mean is the reward."""
+    retries: Annotated[int, Field(ge=0)] = 1
+    """Further calls for a judgment that could not be parsed."""
+    reply_start: str = ""
+    """Words that every reply is made to begin with, such as `Score:`; for models too small to keep to the
+    form that the rubric asks for."""
+    sampling: Sampling = Sampling(max_new_tokens=256)
+
+
+class Pairs(Section):
+    """How preference pairs are made from rewards."""
+
+    strategy: Strategy = "best_worst"
+    """The best completion against the worst or a random lower one, or all pairs of unequal reward."""
+    min_margin: NonNegative = 0.0
+    """Least difference of rewards; equal rewards never give a pair."""
+    keep_truncated: bool = False
+    """Admit completions cut off by the token limit."""
+
+
+class Evaluation(Section):
+    """Measuring the judge on held-out human rankings, for every model of the run."""
+
+    samples: PositiveInt = 3
+    """Judgments a held-out reply."""
+    bootstrap: Annotated[int, Field(ge=100)] = 1000
+    """Resamples of the prompts for the 95 % intervals."""
+
+
+class IterativeDPO(DPO):
+    """DPO in every iteration, each against the policy before it."""
+
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """Rate of each iteration, the last one repeated; empty uses train.learning_rate in all."""
+
+    def learning_rate_of(self, iteration: int) -> float:
+        """Return the peak rate of an iteration, counted from 1."""
+        rates = self.learning_rates or (self.train.learning_rate,)
+        return rates[min(iteration, len(rates)) - 1]
+
+    @model_validator(mode="after")
+    def _falling_in_all(self) -> Self:
+        if any(rate < self.train.min_learning_rate for rate in self.learning_rates):
+            raise ValueError("train.min_learning_rate is above one of learning_rates")
+        return self
+
+
+class SelfRewardingRecipe(BaseRecipe):
+    """Everything a self-rewarding run needs to know."""
+
+    method: Literal["self_rewarding"] = "self_rewarding"
+    """The loop to run."""
+    num_iterations: PositiveInt = 2
+    """DPO iterations after M1; 2 end with M3."""
+    data: Data = Data()
+    sft: Train = Train()
+    """The SFT baseline on IFT data."""
+    eft: EFT = EFT()
+    prompts: NewPrompts = NewPrompts()
+    candidates: Candidates = Candidates()
+    judge: Judge = Judge()
+    pairs: Pairs = Pairs()
+    dpo: IterativeDPO = IterativeDPO()
+    evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.prompts.generated_shots >= self.prompts.shots:
+            raise ValueError("prompts.generated_shots must be below prompts.shots")
+        if self.prompts.min_words > self.prompts.max_words:
+            raise ValueError("prompts.min_words is above prompts.max_words")
+        drawn = {
+            "candidates": self.candidates.sampling,
+            "prompts": self.prompts.sampling,
+            **({"judge": self.judge.sampling} if self.judge.samples > 1 else {}),
+        }
+        for name, sampling in drawn.items():
+            if sampling.temperature == 0:
+                raise ValueError(f"{name}.sampling.temperature is 0: greedy samples would all be the same")
+        return self

@@ -1,0 +1,181 @@
+"""What distillation did: measured on held-out prompts, without any system message."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from selfalign.config import RLCDRecipe, Sampling
+from selfalign.engines import GenerationRequest, open_engine
+from selfalign.evaluation.bootstrap import mean_interval
+from selfalign.records import Completion, PreferencePair, Prompt, Record, content_id
+from selfalign.rlcd import neutral
+from selfalign.runs import Artifact, Run, Stage, Work
+from selfalign.runs.files import read_rows, write_json
+from selfalign.seeds import derive_seed
+from selfalign.stages.common import generation_settings
+
+VERSION = 1
+
+
+class PairScore(Record):
+    """Mean log-probability a token of a held-out pair's completions, before and after training."""
+
+    pair_id: str
+    prompt_id: str
+    base_chosen: float
+    base_rejected: float
+    policy_chosen: float
+    policy_rejected: float
+
+
+def evaluate_preference(run: Run[RLCDRecipe], base: Artifact, policy: Artifact, pairs: Artifact) -> Artifact:
+    """Ask whether the tuned policy prefers the positive completion of held-out pairs.
+
+    A model prefers the completion with the higher mean log-probability a token. The implicit reward of a
+    completion is how much the policy raised its log-probability over the base; before training all are
+    equal, so its accuracy starts from one half.
+
+    Reads:
+        contrast/held_out_pairs.jsonl
+    Writes:
+        rlcd/preference.json, rlcd/held_out_scores.jsonl
+    """
+    recipe = run.recipe
+    stage = Stage(
+        name="rlcd/preference",
+        version=VERSION,
+        outputs=("preference.json", "held_out_scores.jsonl"),
+        settings={
+            "precision": recipe.policy.precision,
+            "chat_template": recipe.policy.chat_template,
+            "seed": recipe.seed,
+        },
+        inputs={"base": base, "policy": policy, "pairs": pairs},
+        expected={"rows": pairs.rows},
+    )
+
+    def body(work: Work) -> dict[str, Any]:
+        from selfalign.training.scoring import Scorer
+
+        rows = list(read_rows(pairs.path, PreferencePair))
+        before, after = Scorer(base.path, recipe.policy), Scorer(policy.path, recipe.policy)
+
+        def score(shard: Sequence[PreferencePair]) -> Iterator[PairScore]:
+            for pair in shard:
+                both = [(pair.messages, pair.chosen), (pair.messages, pair.rejected)]
+                base_chosen, base_rejected = before.mean_logps(both)
+                policy_chosen, policy_rejected = after.mean_logps(both)
+                yield PairScore(
+                    pair_id=pair.pair_id,
+                    prompt_id=pair.prompt_id,
+                    base_chosen=base_chosen,
+                    base_rejected=base_rejected,
+                    policy_chosen=policy_chosen,
+                    policy_rejected=policy_rejected,
+                )
+
+        work.map_rows(
+            "held_out_scores.jsonl",
+            rows,
+            score,
+            key=lambda pair: pair.pair_id,
+            record=PairScore,
+            row_key=lambda row: row.pair_id,
+        )
+        scores = list(read_rows(work.output("held_out_scores.jsonl"), PairScore))
+        measures = preference_measures(scores, seed=derive_seed(recipe.seed, "bootstrap"))
+        write_json(work.output("preference.json"), measures)
+        accuracy = measures["implicit_reward_accuracy"]["value"]
+        return {"rows": len(rows), "implicit_reward_accuracy": accuracy}
+
+    return run.do(stage, body)
+
+
+def preference_measures(scores: Sequence[PairScore], *, seed: int) -> dict[str, Any]:
+    """Return the held-out measures, each with a 95 % interval over pairs; ties count one half."""
+    reward = [
+        (s.policy_chosen - s.base_chosen) - (s.policy_rejected - s.base_rejected) for s in scores
+    ]
+    base = [_won(s.base_chosen - s.base_rejected) for s in scores]
+    policy = [_won(s.policy_chosen - s.policy_rejected) for s in scores]
+    return {
+        "implicit_reward_accuracy": mean_interval([_won(margin) for margin in reward], seed=seed),
+        "implicit_reward_margin": mean_interval(reward, seed=seed),
+        "prefers_positive_before": mean_interval(base, seed=seed),
+        "prefers_positive_after": mean_interval(policy, seed=seed),
+        "prefers_positive_change": mean_interval(
+            [after - before for before, after in zip(base, policy, strict=True)], seed=seed
+        ),
+    }
+
+
+def _won(margin: float) -> float:
+    return 1.0 if margin > 0 else 0.5 if margin == 0 else 0.0
+
+
+def compare_outputs(run: Run[RLCDRecipe], base: Artifact, policy: Artifact, prompts: Artifact) -> Artifact:
+    """Answer the held-out prompts greedily with both models and count what changed.
+
+    Reads:
+        data/held_out.jsonl
+    Writes:
+        rlcd/outputs.json, rlcd/base_outputs.jsonl, rlcd/policy_outputs.jsonl
+    """
+    recipe = run.recipe
+    settings = recipe.evaluation
+    sampling = Sampling(temperature=0.0, max_new_tokens=settings.max_new_tokens)
+    calls = 2 * prompts.rows
+    stage = Stage(
+        name="rlcd/outputs",
+        version=VERSION,
+        outputs=("outputs.json", "base_outputs.jsonl", "policy_outputs.jsonl"),
+        settings={"max_new_tokens": settings.max_new_tokens, **generation_settings(recipe)},
+        inputs={"base": base, "policy": policy, "prompts": prompts},
+        expected={"generations": calls, "new_tokens": calls * settings.max_new_tokens},
+    )
+
+    def body(work: Work) -> dict[str, Any]:
+        items = list(read_rows(prompts.path, Prompt))
+
+        def answer(model: Path, file: str) -> dict[str, Completion]:
+            def complete(shard: Sequence[Prompt]) -> Iterator[Completion]:
+                engine = open_engine(recipe.engine, recipe.policy, model)
+                requests = [
+                    GenerationRequest(
+                        prompt.prompt_id, neutral(prompt.messages, recipe.contrast.own_system), seed=0
+                    )
+                    for prompt in shard
+                ]
+                for reply in engine.generate(requests, sampling):
+                    yield Completion(
+                        completion_id=content_id(file, reply.key),
+                        prompt_id=reply.key,
+                        sample=0,
+                        text=reply.text,
+                        finish_reason=reply.finish_reason,
+                        num_tokens=reply.num_tokens,
+                    )
+
+            work.map_rows(
+                file,
+                items,
+                complete,
+                key=lambda prompt: prompt.prompt_id,
+                record=Completion,
+                row_key=lambda completion: completion.prompt_id,
+            )
+            return {row.prompt_id: row for row in read_rows(work.output(file), Completion)}
+
+        before, after = answer(base.path, "base_outputs.jsonl"), answer(policy.path, "policy_outputs.jsonl")
+        seed = derive_seed(recipe.seed, "bootstrap")
+        both = [(before[key], after[key]) for key in before]
+        measures = {
+            "changed": mean_interval([float(b.text != a.text) for b, a in both], seed=seed),
+            "tokens_before": mean_interval([b.num_tokens for b, _ in both], seed=seed),
+            "tokens_after": mean_interval([a.num_tokens for _, a in both], seed=seed),
+            "tokens_change": mean_interval([a.num_tokens - b.num_tokens for b, a in both], seed=seed),
+        }
+        write_json(work.output("outputs.json"), measures)
+        return {"rows": len(both), "changed": measures["changed"]["value"]}
+
+    return run.do(stage, body)
