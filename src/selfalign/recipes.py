@@ -154,6 +154,8 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
         if item["type"] == "extra_forbidden":
             known = _keys_at(model, path[:-1])
             yield f"{'.'.join(path)}: unknown key{_did_you_mean(path[-1], known)}"
+        elif path and item["type"] == "value_error":
+            yield f"{'.'.join(path)}: {message}"  # about keys that contradict each other: names them itself
         elif path:
             yield f"{'.'.join(path)}: {message} (got {json.dumps(item['input'], default=str)})"
         else:

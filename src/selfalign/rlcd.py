@@ -27,9 +27,7 @@ from selfalign.records import (
     content_id,
 )
 
-GROUPS = ("harmless", "helpful", "complete", "informative")
 OwnSystem = Literal["append", "replace", "skip"]
-Side = Literal["positive", "negative"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def load_principles(path: str | None = None) -> list[Principles]:
     """
     if path is None:
         folder = resources.files("selfalign") / "prompts" / "principles"
-        files = sorted((Path(str(entry)) for entry in folder.iterdir() if entry.name.endswith(".toml")))
+        files = sorted(Path(str(entry)) for entry in folder.iterdir() if entry.name.endswith(".toml"))
     else:
         own = Path(path)
         files = sorted(own.glob("*.toml")) if own.is_dir() else [own]
@@ -145,7 +143,7 @@ def draw_contrasts(
     Args:
         prompts: Prompts, with or without a system turn of their own.
         known: Principles by language.
-        per_prompt: Principle pairs for each prompt, no two the same.
+        per_prompt: Principle pairs for each prompt, no two the same; all there are where these are fewer.
         own_system: A prompt's own system message is kept with the principle after it (`append`), replaced,
             or the prompt is skipped.
         language: Forces a language; `None` goes by the script of each prompt.
@@ -156,12 +154,18 @@ def draw_contrasts(
         `no_principles`.
 
     Raises:
-        DataError: The forced language has no principles.
+        DataError: The forced language has no principles, or none is forced and two share a script.
     """
     by_language = {principles.language: principles for principles in known}
     if language is not None and language not in by_language:
         raise DataError(
             f"no principles for language {language!r}; there are: {', '.join(sorted(by_language))}"
+        )
+    scripts = [principles.script for principles in known]
+    if language is None and len(set(scripts)) < len(scripts):
+        raise DataError(
+            "principles of two languages share a script, which can't tell their prompts apart; force one of "
+            f"them with contrast.language: {', '.join(sorted(by_language))}"
         )
     contrasts: list[Contrast] = []
     dropped: Counter[str] = Counter()
@@ -190,12 +194,13 @@ def draw_contrasts(
 
 
 def _draw(principles: Principles, count: int, draw: random.Random) -> list[Principle]:
+    left = {group: list(pairs) for group, pairs in sorted(principles.groups.items())}
     chosen: list[Principle] = []
-    every = sum(map(len, principles.groups.values()))
-    while len(chosen) < min(count, every):
-        principle = draw.choice(principles.groups[draw.choice(sorted(principles.groups))])
-        if principle not in chosen:
-            chosen.append(principle)
+    while left and len(chosen) < count:
+        group = draw.choice(list(left))
+        chosen.append(left[group].pop(draw.randrange(len(left[group]))))
+        if not left[group]:
+            del left[group]
     return chosen
 
 
@@ -215,7 +220,8 @@ def neutral(messages: Messages, own_system: OwnSystem) -> Messages:
 
 
 _REFUSAL = re.compile(
-    r"\b(i'?m sorry|i am sorry|i can(?:no|')t|i am unable|i'm unable|as an ai)\b|抱歉|对不起|我不能|我无法|作为一个人工智能",
+    r"\b(i['’]?m sorry|i am sorry|i can(?:no|['’])t|i am unable|i['’]m unable|as an ai)\b"
+    r"|抱歉|对不起|我不能|我无法|作为一个人工智能",
     re.IGNORECASE,
 )
 
@@ -251,21 +257,45 @@ def drop_reason(
     return None
 
 
+def inverted(reward_positive: float | None, reward_negative: float | None) -> bool:
+    """Say whether the judge puts the negative side first; a tie or a missing reward inverts nothing."""
+    return reward_positive is not None and reward_negative is not None and reward_positive < reward_negative
+
+
 def contrast_pair(
-    contrast: Contrast, messages: Messages, positive: Completion, negative: Completion
+    contrast: Contrast,
+    messages: Messages,
+    positive: Completion,
+    negative: Completion,
+    reward_positive: float | None = None,
+    reward_negative: float | None = None,
 ) -> PreferencePair:
-    """Return the preference pair of a contrast: the positive side chosen, both with rewards unknown."""
+    """Return the preference pair of a contrast: the positive side chosen.
+
+    Rewards are those of a judge, or `None` where none was asked; the margin is `None` unless both are
+    known, and never says which side is chosen.
+
+    Raises:
+        ValueError: A completion has no text, or belongs to another prompt.
+    """
+    if positive.text is None or negative.text is None:
+        raise ValueError(f"contrast {contrast.contrast_id}: a completion has no text")
+    if not positive.prompt_id == negative.prompt_id == contrast.prompt_id:
+        raise ValueError(f"contrast {contrast.contrast_id}: a completion belongs to another prompt")
+    margin = None
+    if reward_positive is not None and reward_negative is not None:
+        margin = reward_positive - reward_negative
     return PreferencePair(
         pair_id=content_id(positive.completion_id, negative.completion_id),
         prompt_id=contrast.prompt_id,
         messages=messages,
         chosen_id=positive.completion_id,
         rejected_id=negative.completion_id,
-        chosen=positive.text or "",
-        rejected=negative.text or "",
-        reward_chosen=None,
-        reward_rejected=None,
-        margin=None,
+        chosen=positive.text,
+        rejected=negative.text,
+        reward_chosen=reward_positive,
+        reward_rejected=reward_negative,
+        margin=margin,
         chosen_tokens=positive.num_tokens,
         rejected_tokens=negative.num_tokens,
         contrast_id=contrast.contrast_id,

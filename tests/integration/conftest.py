@@ -24,6 +24,15 @@ candidates: {{ n: 4, sampling: {{ max_new_tokens: 30 }} }}
 dpo: {{ train: *train }}
 evaluation: {{ bootstrap: 100 }}
 """
+RLCD = """\
+method: rlcd
+policy: {{ model: {model}, device: cpu, precision: float32 }}
+engine: {{ kind: scripted }}
+data: {{ paths: [starter], limit: 60 }}
+contrast: {{ strength_pairs: 8 }}
+dpo: {{ train: {{ learning_rate: 1.0e-3, batch_size: 8, checkpoint_every: 2, max_length: 8192 }} }}
+evaluation: {{ max_new_tokens: 30 }}
+"""
 
 
 @pytest.fixture(scope="session")
@@ -40,13 +49,21 @@ def tiny_recipe(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="session")
-def command(tiny_recipe: Path) -> Command:
-    """Return the words that run the tiny recipe in a directory, as a user would."""
+def rlcd_recipe(tiny_recipe: Path) -> Path:
+    """Return an RLCD recipe that runs in seconds, on the model of the tiny recipe."""
+    path = tiny_recipe.parent / "rlcd.yaml"
+    path.write_text(RLCD.format(model=tiny_recipe.parent / "model"), encoding="utf-8")
+    return path
 
-    def words(run_dir: Path, *more: str) -> list[str]:
+
+@pytest.fixture(scope="session")
+def command(tiny_recipe: Path) -> Command:
+    """Return the words that run a recipe, the tiny one if none is given, as a user would."""
+
+    def words(run_dir: Path, *more: str, recipe: Path = tiny_recipe) -> list[str]:
         return [
             sys.executable, "-c", "from selfalign.cli.main import main; main()",
-            "run", str(tiny_recipe), *more, "--run-dir", str(run_dir),
+            "run", str(recipe), *more, "--run-dir", str(run_dir),
         ]  # fmt: skip
 
     return words

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from selfalign.recipes import load_preset, load_recipe, recipe_schema, resolve_recipe
+from selfalign.recipes import METHODS, load_preset, load_recipe, recipe_schema, resolve_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -84,6 +84,25 @@ AUTOALIGN = {
     "dpo.train.batch_size": 8,
     "num_iterations": 2,
 }
+RLCD_AUTOALIGN = {
+    "contrast.per_prompt": 1,
+    "contrast.samples": 1,
+    "contrast.sampling.temperature": 0.0,
+    "contrast.sampling.max_new_tokens": 1024,
+    "dpo.beta": 0.1,
+    "dpo.train.learning_rate": 5e-7,
+    "dpo.train.schedule": "cosine",
+    "dpo.train.warmup_ratio": 0.04,
+    "dpo.train.weight_decay": 0.0,
+    "dpo.train.epochs": 1,
+    "dpo.train.batch_size": 16,
+    "dpo.train.max_length": 2048,
+}
+NUMBERS = {
+    ("self_rewarding", "paper"): PAPER,
+    ("self_rewarding", "autoalign"): AUTOALIGN,
+    ("rlcd", "autoalign"): RLCD_AUTOALIGN,
+}
 
 
 def leaves(mapping, prefix=""):
@@ -94,24 +113,31 @@ def leaves(mapping, prefix=""):
             yield prefix + key, value
 
 
-@pytest.mark.parametrize(("preset", "numbers"), [("paper", PAPER), ("autoalign", AUTOALIGN)])
-def test_a_preset_holds_the_published_numbers(preset, numbers):
-    recipe = dict(leaves(resolve_recipe({"preset": preset}).model_dump()))
+def test_these_are_all_the_presets():
+    files = (ROOT / "src" / "selfalign" / "presets").glob("*/*.yaml")
+    assert {(file.parent.name, file.stem) for file in files} == NUMBERS.keys()
+
+
+@pytest.mark.parametrize(("method", "preset"), NUMBERS)
+def test_a_preset_holds_the_published_numbers(method, preset):
+    recipe = dict(leaves(resolve_recipe({"method": method, "preset": preset}).model_dump()))
+    numbers = NUMBERS[method, preset]
     assert {path: recipe[path] for path in numbers} == numbers
 
 
-@pytest.mark.parametrize("preset", ["paper", "autoalign"])
-def test_a_preset_holds_no_number_that_the_table_of_this_test_lacks(preset):
-    listed = {"paper": PAPER, "autoalign": AUTOALIGN}[preset]
+@pytest.mark.parametrize(("method", "preset"), NUMBERS)
+def test_a_preset_holds_no_number_that_the_table_of_this_test_lacks(method, preset):
     # These repeat in one section what the table states for another.
     repeated = {
-        "paper": {"eft.train.schedule"},
-        "autoalign": {
+        ("self_rewarding", "paper"): {"eft.train.schedule"},
+        ("self_rewarding", "autoalign"): {
             "data.ift.language", "eft.balance_scores", "eft.train.weight_decay", "eft.train.warmup_ratio",
             "eft.train.schedule", "eft.train.max_length", "dpo.train.max_length",
         },
-    }[preset]  # fmt: skip
-    assert {path for path, _ in leaves(load_preset(preset))} - set(listed) == repeated
+        ("rlcd", "autoalign"): set(),
+    }[method, preset]  # fmt: skip
+    stated = {path for path, _ in leaves(load_preset(method, preset))}
+    assert stated - NUMBERS[method, preset].keys() == repeated
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -123,11 +149,12 @@ def test_a_shipped_recipe_parses_and_opens_with_its_command_and_hardware(path):
     assert any(line.startswith("# Hardware: ") for line in comments)
 
 
-def test_there_is_a_shipped_recipe():
-    assert "quickstart" in [path.stem for path in SHIPPED]
+def test_there_is_a_shipped_recipe_of_either_method():
+    assert {"quickstart", "rlcd_quickstart"} <= {path.stem for path in SHIPPED}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_the_schema_knows_every_key_of_a_shipped_recipe(path):
-    properties = recipe_schema()["properties"]
-    assert set(yaml.safe_load(path.read_text(encoding="utf-8"))) <= set(properties)
+    own = yaml.safe_load(path.read_text(encoding="utf-8"))
+    model = METHODS[own.get("method", "self_rewarding")]
+    assert own.keys() <= recipe_schema()["$defs"][model.__name__]["properties"].keys()

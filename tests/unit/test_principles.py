@@ -1,6 +1,7 @@
 import math
 import re
 import tomllib
+import unicodedata
 from importlib import resources
 from itertools import combinations
 
@@ -12,6 +13,7 @@ PRINCIPLES = resources.files("selfalign") / "prompts" / "principles"
 LANGUAGES = ("en", "zh")
 # The least number of principles, by group.
 GROUPS = {"harmless": 16, "helpful": 16, "complete": 12, "informative": 15}
+SCRIPTS = {"en": "LATIN", "zh": "CJK"}
 LENGTHS = {"en": range(8, 46), "zh": range(12, 81)}  # English words, Chinese characters
 CJK = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]")
 LATIN = re.compile("[A-Za-z]")
@@ -20,9 +22,10 @@ Principle = dict[str, str]
 
 
 def load(language: str) -> dict[str, list[Principle]]:
-    """The groups of one file, without its language."""
+    """The groups of one file, without its language and script."""
     content = tomllib.loads((PRINCIPLES / f"{language}.toml").read_text(encoding="utf-8"))
     assert content.pop("language") == language
+    assert content.pop("script") == SCRIPTS[language]
     return content
 
 
@@ -104,3 +107,5 @@ def test_messages_are_written_in_the_script_of_their_language() -> None:
             for text in principle.values():
                 assert script.search(text), text
                 assert not other.search(text), text
+                letters = [unicodedata.name(letter) for letter in text if letter.isalpha()]
+                assert all(name.startswith(f"{SCRIPTS[language]} ") for name in letters), text

@@ -7,14 +7,17 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
-from selfalign.config import Recipe
+from selfalign.config import Recipe, RLCDRecipe, SelfRewardingRecipe
 from selfalign.errors import RecipeError
-from selfalign.recipes import explain_recipe, load_preset, load_recipe, recipe_schema, resolve_recipe
+from selfalign.recipes import METHODS, explain_recipe, load_preset, load_recipe, recipe_schema, resolve_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-PRESETS = [None, "paper", "autoalign"]
+PRESETS = [
+    ("self_rewarding", None), ("self_rewarding", "paper"), ("self_rewarding", "autoalign"),
+    ("rlcd", None), ("rlcd", "autoalign"),
+]  # fmt: skip
 
 
 def section_in(annotation):
@@ -24,8 +27,8 @@ def section_in(annotation):
     return sections[0] if sections else None
 
 
-def fields(model=Recipe, prefix=""):
-    """Every field of the recipe, those of optional sections too: path, field, section or None."""
+def fields(model, prefix=""):
+    """Every field of a recipe, those of optional sections too: path, field, section or None."""
     for name, field in model.model_fields.items():
         section = section_in(field.annotation)
         yield prefix + name, field, section
@@ -33,7 +36,7 @@ def fields(model=Recipe, prefix=""):
             yield from fields(section, f"{prefix}{name}.")
 
 
-FIELDS = list(fields())
+FIELDS = {method: list(fields(model)) for method, model in METHODS.items()}
 
 
 def leaves(mapping, prefix=""):
@@ -44,6 +47,11 @@ def leaves(mapping, prefix=""):
             yield prefix + key, value
 
 
+def own_keys(method, preset):
+    """A recipe that names nothing but its method and preset."""
+    return {"method": method, **({"preset": preset} if preset else {})}
+
+
 def written(folder, text):
     path = folder / "mine.yaml"
     path.write_text(text, encoding="utf-8")
@@ -51,7 +59,7 @@ def written(folder, text):
 
 
 def test_an_empty_recipe_is_all_defaults(tmp_path):
-    assert load_recipe(written(tmp_path, "# nothing yet\n")) == Recipe()
+    assert load_recipe(written(tmp_path, "# nothing yet\n")) == SelfRewardingRecipe()
 
 
 def test_overrides_win_over_the_recipe_and_the_recipe_over_the_preset(tmp_path):
@@ -70,7 +78,7 @@ def test_the_last_of_two_overrides_wins():
 
 def test_the_preset_itself_can_be_overridden():
     assert resolve_recipe({"preset": "paper"}, ["preset=autoalign"]).eft.target == "score"
-    assert resolve_recipe({"preset": "paper"}, ["preset=null"]) == Recipe()
+    assert resolve_recipe({"preset": "paper"}, ["preset=null"]) == SelfRewardingRecipe()
 
 
 def test_lists_are_replaced_not_joined_and_null_takes_a_section_away():
@@ -84,9 +92,9 @@ def test_an_override_below_an_optional_section_turns_it_on():
     assert resolve_recipe({}, ["sft.lora={}"]).sft.lora.alpha == 32
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_key_given_alone_leaves_its_neighbours_as_they_were(preset):
-    own = {"preset": preset} if preset else {}
+@pytest.mark.parametrize(("method", "preset"), PRESETS)
+def test_a_key_given_alone_leaves_its_neighbours_as_they_were(method, preset):
+    own = own_keys(method, preset)
     expected = resolve_recipe(own)
     for path, value in leaves(expected.model_dump(mode="json")):
         assert resolve_recipe(own, [f"{path}={json.dumps(value)}"]) == expected, path
@@ -99,27 +107,43 @@ def test_the_mappings_given_are_left_as_they_are():
 
 
 @pytest.mark.parametrize(
-    ("key", "suggestion"),
+    ("method", "key", "suggestion"),
     [
-        ("polcy", "polcy: unknown key; did you mean 'policy'?"),
-        ("policy.modell", "policy.modell: unknown key; did you mean 'model'?"),
-        ("data.ift.fromat", "data.ift.fromat: unknown key; did you mean 'format'?"),
-        ("sft.lora.rnk", "sft.lora.rnk: unknown key; did you mean 'rank'?"),
-        ("eft.train.validation.evry", "eft.train.validation.evry: unknown key; did you mean 'every'?"),
-        ("dpo.xyzzyx", "dpo.xyzzyx: unknown key; known keys: beta, label_smoothing, learning_rates, train"),
+        ("self_rewarding", "polcy", "did you mean 'policy'?"),
+        ("self_rewarding", "policy.modell", "did you mean 'model'?"),
+        ("self_rewarding", "data.ift.fromat", "did you mean 'format'?"),
+        ("self_rewarding", "sft.lora.rnk", "did you mean 'rank'?"),
+        ("self_rewarding", "eft.train.validation.evry", "did you mean 'every'?"),
+        ("self_rewarding", "candidates.filters", "known keys: n, sampling"),
+        ("self_rewarding", "dpo.xyzzyx", "known keys: beta, label_smoothing, train, learning_rates"),
+        ("rlcd", "contrst", "did you mean 'contrast'?"),
+        ("rlcd", "data.path", "did you mean 'paths'?"),
+        ("rlcd", "contrast.filters.refusal", "did you mean 'refusals'?"),
+        ("rlcd", "judge.sample", "did you mean 'samples'?"),
+        ("rlcd", "dpo.learning_rates", "known keys: beta, label_smoothing, train"),
+        ("rlcd", "candidates", "known keys: preset, seed, policy, engine, method, data, contrast, judge"),
     ],
 )
-def test_an_unknown_key_is_refused_with_file_path_and_suggestion(tmp_path, key, suggestion):
+def test_an_unknown_key_is_refused_with_file_path_and_suggestion(tmp_path, method, key, suggestion):
     nested = 1
     for part in reversed(key.split(".")):
         nested = {part: nested}
-    path = written(tmp_path, yaml.safe_dump(nested))
+    path = written(tmp_path, yaml.safe_dump({"method": method, **nested}))
     with pytest.raises(RecipeError) as caught:
         load_recipe(path)
-    assert f"{path}:\n  {suggestion}" in str(caught.value)
+    assert f"{path}:\n  {key}: unknown key; {suggestion}" in str(caught.value)
     with pytest.raises(RecipeError) as caught:
-        resolve_recipe({}, [f"{key}=1"])
-    assert suggestion in str(caught.value)
+        resolve_recipe({"method": method}, [f"{key}=1"])
+    assert f"{key}: unknown key; {suggestion}" in str(caught.value)
+
+
+@pytest.mark.parametrize("method", ["rlcdd", 5, ["x"], None])
+def test_an_unknown_method_is_refused_with_all_that_are_known(method):
+    with pytest.raises(RecipeError, match=r"method: .* is not one of self_rewarding, rlcd") as caught:
+        resolve_recipe({"method": method})
+    assert ("did you mean 'rlcd'?" in str(caught.value)) == (method == "rlcdd")
+    with pytest.raises(RecipeError, match=r"did you mean 'self_rewarding'\?"):
+        explain_recipe("self-rewarding")
 
 
 @pytest.mark.parametrize(
@@ -137,10 +161,10 @@ def test_an_unknown_key_is_refused_with_file_path_and_suggestion(tmp_path, key, 
         ("data.ranked.paths=a.jsonl", "data.ranked.paths: Input should be a valid tuple"),
         ("dpo.learning_rates=[1e-6, 0]", r"dpo.learning_rates.1: Input should be greater than 0 \(got 0\)"),
         ("candidates.n=1", "candidates.n: Input should be greater than or equal to 2"),
-        ("candidates.sampling.temperature=0", "temperature: Input should be greater than 0"),
+        ("candidates.sampling.temperature=-1", "temperature: Input should be greater than or equal to 0"),
         ("data.ranked.evaluation_fraction=1", "data.ranked.evaluation_fraction: Input should be less than 1"),
         ("engine.kind=vllm", "engine.kind: Input should be 'transformers' or 'scripted'"),
-        ("preset=5", "preset: Input should be 'paper' or 'autoalign'"),
+        ("preset=5", "preset: Input should be a valid string"),
         ("dpo.beta=nan", "dpo.beta: Input should be"),
         ("sft.gradient_clip=inf", "sft.gradient_clip: Input should be a finite number"),
         ("pairs.min_margin=inf", "pairs.min_margin: Input should be a finite number"),
@@ -164,18 +188,34 @@ def test_every_problem_is_told_at_once():
         (["engine.script=rules.toml"], "engine.script is for engine.kind: scripted"),
         (["prompts.shots=2"], "prompts.generated_shots must be below prompts.shots"),
         (["prompts.min_words=200"], "prompts.min_words is above prompts.max_words"),
-        (["sft.min_learning_rate=1e-3"], "sft.min_learning_rate is above its learning_rate"),
-        (["eft.train.min_learning_rate=1e-3"], "eft.train.min_learning_rate is above"),
-        (["dpo.train.min_learning_rate=1e-3"], "dpo.train.min_learning_rate is above its learning_rate"),
+        (["sft.min_learning_rate=1e-3"], "sft: min_learning_rate is above learning_rate$"),
+        (["eft.train.min_learning_rate=1e-3"], "eft.train: min_learning_rate is above learning_rate$"),
+        (["dpo.train.min_learning_rate=1e-3"], "dpo.train: min_learning_rate is above learning_rate$"),
         (
             ["dpo.train.min_learning_rate=1e-7", "dpo.learning_rates=[1e-6, 1e-8]"],
-            "dpo.train.min_learning_rate is above one of dpo.learning_rates",
+            "dpo: train.min_learning_rate is above one of learning_rates$",
         ),
+        (["candidates.sampling.temperature=0"], "candidates.sampling.temperature is 0: greedy samples"),
+        (["prompts.sampling.temperature=0"], "prompts.sampling.temperature is 0: greedy samples"),
+        (["judge.sampling.temperature=0"], "judge: sampling.temperature is 0: greedy samples"),
+        (
+            ["method=rlcd", "judge={samples: 3, sampling: {temperature: 0}}"],
+            "judge: sampling.temperature is 0: greedy samples",
+        ),
+        (["method=rlcd", "contrast.samples=2"], "contrast: sampling.temperature is 0: greedy samples"),
+        (["method=rlcd", "dpo.train.min_learning_rate=1"], "dpo.train: min_learning_rate is above"),
+        (["method=rlcd", "engine.script=rules.toml"], "engine.script is for engine.kind: scripted"),
     ],
 )
 def test_keys_that_contradict_each_other_are_refused(overrides, message):
     with pytest.raises(RecipeError, match=message):
         resolve_recipe({}, overrides)
+
+
+def test_a_single_answer_may_be_greedy():
+    assert resolve_recipe({}, ["judge.samples=1", "judge.sampling.temperature=0"]).judge.samples == 1
+    assert resolve_recipe({"method": "rlcd"}).contrast.sampling.temperature == 0
+    assert resolve_recipe({"method": "rlcd"}, ["contrast.samples=2", "contrast.sampling.temperature=1"])
 
 
 @pytest.mark.parametrize("word", ["1e-6", "5.5e-8", "1E-6", "1.e-6", ".5e-6", "+1e-6", "0.000001"])
@@ -269,44 +309,50 @@ def test_a_missing_recipe_and_a_directory_are_refused_by_name(tmp_path):
 
 
 def test_an_unknown_preset_is_refused_with_a_suggestion():
-    for call in (load_preset, explain_recipe, lambda name: resolve_recipe({"preset": name})):
+    for call in (load_preset, explain_recipe, lambda *own: resolve_recipe(own_keys(*own))):
         with pytest.raises(RecipeError, match=r"'papper' is not one of .*did you mean 'paper'"):
-            call("papper")
+            call("self_rewarding", "papper")
+        with pytest.raises(RecipeError, match=r"'paper' is not one of autoalign"):
+            call("rlcd", "paper")
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_an_explained_recipe_is_the_recipe_that_it_explains(tmp_path, preset):
-    explained = load_recipe(written(tmp_path, explain_recipe(preset)))
-    assert explained == resolve_recipe({"preset": preset} if preset else {})
+@pytest.mark.parametrize(("method", "preset"), PRESETS)
+def test_an_explained_recipe_is_the_recipe_that_it_explains(tmp_path, method, preset):
+    explained = load_recipe(written(tmp_path, explain_recipe(method, preset)))
+    assert explained == resolve_recipe(own_keys(method, preset))
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_an_explained_recipe_can_be_changed_key_by_key(tmp_path, preset):
-    text = explain_recipe(preset).replace("seed: 0\n", "seed: 5\n").replace("n: 4\n", "n: 6\n")
+@pytest.mark.parametrize(("method", "preset"), PRESETS)
+def test_an_explained_recipe_can_be_changed_key_by_key(tmp_path, method, preset):
+    text = (
+        explain_recipe(method, preset).replace("seed: 0\n", "seed: 5\n").replace("beta: 0.1\n", "beta: 0.3\n")
+    )
     recipe = load_recipe(written(tmp_path, text))
-    assert (recipe.seed, recipe.candidates.n) == (5, 6)
+    assert (recipe.seed, recipe.dpo.beta) == (5, 0.3)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_an_explained_recipe_shows_every_key_under_its_meaning(preset):
-    lines = explain_recipe(preset).splitlines()
+@pytest.mark.parametrize(("method", "preset"), PRESETS)
+def test_an_explained_recipe_shows_every_key_under_its_meaning(method, preset):
+    lines = explain_recipe(method, preset).splitlines()
     for number, line in enumerate(lines):
         if not line.lstrip().startswith("#"):
             assert lines[number - 1].lstrip().startswith("#"), line
     text = "\n".join(lines)
-    for path, _, _ in FIELDS:
+    for path, _, _ in FIELDS[method]:
         assert f"{path.split('.')[-1]}:" in text
 
 
-def test_every_key_and_every_section_has_a_meaning_of_its_own():
-    for path, field, section in FIELDS:
+@pytest.mark.parametrize("method", METHODS)
+def test_every_key_and_every_section_has_a_meaning_of_its_own(method):
+    for path, field, section in FIELDS[method]:
         assert field.description or (section and section.__doc__), path
 
 
-def test_the_schema_knows_every_key_and_refuses_all_others():
+@pytest.mark.parametrize("model", METHODS.values())
+def test_the_schema_knows_every_key_and_refuses_all_others(model):
     schema = json.loads(json.dumps(recipe_schema()))
     assert schema["$schema"].startswith("https://json-schema.org/")
-    assert schema["type"] == "object"
+    assert {"$ref": f"#/$defs/{model.__name__}"} in schema["anyOf"]
 
     def resolved(part):
         return schema["$defs"][part["$ref"].rsplit("/", 1)[1]] if "$ref" in part else part
@@ -314,32 +360,43 @@ def test_the_schema_knows_every_key_and_refuses_all_others():
     def walk(part, model):
         assert part["additionalProperties"] is False
         assert set(part["properties"]) == set(model.model_fields)
-        assert not part.get("required")
+        assert part.get("required", []) == (["method"] if model is RLCDRecipe else [])
         for name, field in model.model_fields.items():
             section = section_in(field.annotation)
             if section is not None:
                 options = part["properties"][name].get("anyOf", [part["properties"][name]])
                 walk(resolved(next(option for option in options if "$ref" in option)), section)
 
-    walk(schema, Recipe)
+    walk(schema["$defs"][model.__name__], model)
 
 
 def test_every_key_is_read_somewhere():
+    def attributes(tree):
+        return {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+
+    trees = {
+        file: ast.parse(file.read_text(encoding="utf-8"))
+        for file in (ROOT / "src" / "selfalign").rglob("*.py")
+    }
     read = {"preset"}  # laid under the recipe before it is validated; nothing asks for it later
-    for file in (ROOT / "src" / "selfalign").rglob("*.py"):
-        if file.name != "config.py":
-            tree = ast.parse(file.read_text(encoding="utf-8"))
-            read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    assert [path for path, _, _ in FIELDS if path.split(".")[-1] not in read] == []
+    read |= set().union(*(attributes(tree) for file, tree in trees.items() if file.parent.name != "config"))
+    for file, tree in trees.items():
+        if file.parent.name == "config":  # validators do not count; methods do if they are used themselves
+            methods = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+            asked = [node for node in methods if not node.decorator_list and node.name in read]
+            read |= set().union(*map(attributes, asked))
+    paths = [path for method in METHODS for path, _, _ in FIELDS[method]]
+    assert [path for path in paths if path.split(".")[-1] not in read] == []
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_recipe_survives_the_json_that_is_kept_beside_the_run(preset):
-    recipe = resolve_recipe({"preset": preset} if preset else {}, ["sft.lora={}", "policy.model=模型"])
+@pytest.mark.parametrize(("method", "preset"), PRESETS)
+def test_a_recipe_survives_the_json_that_is_kept_beside_the_run(method, preset):
+    recipe = resolve_recipe(own_keys(method, preset), ["dpo.train.lora={}", "policy.model=模型"])
     kept = json.loads(json.dumps(recipe.model_dump(mode="json"), allow_nan=False))
-    assert Recipe.model_validate(kept) == recipe
+    assert TypeAdapter(Recipe).validate_python(kept) == recipe
 
 
-def test_a_recipe_cannot_be_changed_once_it_is_resolved():
+@pytest.mark.parametrize("method", METHODS)
+def test_a_recipe_cannot_be_changed_once_it_is_resolved(method):
     with pytest.raises(ValueError, match="frozen"):
-        Recipe().sft.epochs = 3
+        resolve_recipe({"method": method}).dpo.train.epochs = 3

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from selfalign.config import Recipe
+from selfalign.config import SelfRewardingRecipe
 from selfalign.evaluation.judge_quality import judge_quality, length_baseline
 from selfalign.judging import health, mean_rewards
 from selfalign.pairs import make_pairs, pair_health
@@ -55,7 +55,9 @@ class FakeRun:
             for n in range(prompts)
         ]
         root.mkdir(parents=True)
-        recipe = Recipe().model_dump(mode="json") | {"judge": {"rubric": say("recipe", "rubric")}}
+        recipe = SelfRewardingRecipe().model_dump(mode="json") | {
+            "judge": {"rubric": say("recipe", "rubric")}
+        }
         self.json("recipe.resolved.json", recipe)
         invocation = {"started": "2031-02-03T04:05:06+00:00", "selfalign": "9.8.7", "git_revision": None}
         self.json(
@@ -65,7 +67,7 @@ class FakeRun:
                 "seed": 0,
                 "model": {"name": say("model", "name"), "fingerprint": "f1"},
                 "chat_template": None,
-                "data": {"ift": {say("data", "path"): "d1"}},
+                "data": {"ift": {"path": say("data", "d1")}, "ranked": {"paths": ["d2"]}, "seed": 0},
                 "invocations": [invocation],
             },
         )

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from selfalign.config import EngineSettings, Recipe, Train
+from selfalign.config import EngineSettings, SelfRewardingRecipe, Train
 from selfalign.errors import DataError
 from selfalign.methods.execute import plan
 from selfalign.recipes import resolve_recipe
@@ -75,8 +75,39 @@ def test_a_change_makes_exactly_the_stages_stale_that_it_shapes(fingerprints, ov
     assert changed == [name for name in after if re.fullmatch(stale, name)]
 
 
+AFTER_PAIRS = r"contrast/(pairs|strength)|rlcd/.*"
+
+
+@pytest.mark.parametrize(
+    ("override", "stale"),
+    [
+        ("engine.batch_size=2", ""),
+        ("dpo.train.micro_batch_tokens=100", ""),
+        ("seed=1", r".*"),
+        ("data.held_out_fraction=0.3", r".*"),
+        ("policy.precision=float32", r"(?!data/|contrast/contrasts).*"),
+        ("contrast.per_prompt=2", r"(?!data/).*"),
+        ("contrast.language=en", r"(?!data/).*"),
+        ("contrast.own_system=replace", r"(?!data/).*"),
+        ("contrast.sampling.max_new_tokens=5", r"(?!data/|contrast/contrasts).*"),
+        ("contrast.filters.keep_truncated=true", AFTER_PAIRS),
+        ("judge={}", r"contrast/judgments|" + AFTER_PAIRS),
+        ("contrast.strength_pairs=5", r"contrast/strength"),
+        ("dpo.train.max_length=64", r"rlcd/.*"),
+        ("dpo.beta=0.2", r"rlcd/(?!reference).*"),
+        ("evaluation.max_new_tokens=5", r"rlcd/outputs"),
+    ],
+)
+def test_a_change_of_an_rlcd_recipe_makes_exactly_the_stages_stale_that_it_shapes(
+    fingerprints, override, stale
+):
+    before, after = fingerprints("method=rlcd"), fingerprints("method=rlcd", override)
+    changed = [name for name in after if after[name] != before.get(name)]
+    assert changed == [name for name in after if re.fullmatch(stale, name)]
+
+
 def test_settings_that_say_how_not_what_shape_no_training():
-    recipe = Recipe()
+    recipe = SelfRewardingRecipe()
     same = Train(micro_batch_tokens=1, checkpoint_every=1)
     assert training_settings(recipe, same) == training_settings(recipe, Train())
     for other in (Train(epochs=2), Train(save_dtype="bfloat16"), Train(max_steps=3), Train(dropout=0.1)):
@@ -86,7 +117,7 @@ def test_settings_that_say_how_not_what_shape_no_training():
 def test_a_script_shapes_texts_by_its_content_not_by_its_name(tmp_path):
     def settings(name):
         return generation_settings(
-            Recipe(engine=EngineSettings(kind="scripted", script=str(tmp_path / name)))
+            SelfRewardingRecipe(engine=EngineSettings(kind="scripted", script=str(tmp_path / name)))
         )
 
     for name, text in (("one.toml", "same"), ("moved.toml", "same"), ("other.toml", "other")):
@@ -139,7 +170,7 @@ def judgments_of(folder, texts, *, retries, samples=1):
     recipe = resolve_recipe(
         {
             "engine": {"kind": "scripted", "script": str(folder / "judge.toml")},
-            "judge": {"retries": retries},
+            "judge": {"retries": retries, "samples": samples},
         }
     )
     run = Run(folder / "run", recipe, EventLog(folder / "events.jsonl"))
@@ -147,7 +178,7 @@ def judgments_of(folder, texts, *, retries, samples=1):
     figures = {}
 
     def body(work):
-        figures.update(judge(run, work, Artifact(folder, "x"), items, "judgments.jsonl", samples))
+        figures.update(judge(run, work, Artifact(folder, "x"), items, "judgments.jsonl", recipe.judge))
         return figures
 
     judged = run.do(Stage("iteration-1/judgments", 1, ("judgments.jsonl",)), body)

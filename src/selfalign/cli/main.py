@@ -121,13 +121,13 @@ def run(
         _say(f"stopped; nothing is lost. The same command goes on: {_command()}", problems)
         raise
     if not as_json:
-        _show_judges(root)
+        _show_results(root)
         _say(f"report: {report}")
 
 
 @app.command()
 def status(run_dir: RunDir, as_json: AsJson = False) -> None:
-    """Show how far a run is, its last warnings and its judges."""
+    """Show how far a run is, its last warnings and what it has measured."""
     from selfalign.methods.execute import plan, recipe_of
     from selfalign.runs.events import read_events
     from selfalign.runs.lock import holder_of
@@ -152,7 +152,7 @@ def status(run_dir: RunDir, as_json: AsJson = False) -> None:
         _say(f"now: {last['stage']}, {last['done']} of {last['total']} {last['unit']} ({last['time']})")
     for warning in warnings:
         _say(f"! {warning}")
-    _show_judges(run_dir)
+    _show_results(run_dir)
 
 
 @app.command()
@@ -279,13 +279,18 @@ def _show_plan(statuses: Any, as_json: bool) -> None:
         console.print(plan_table(statuses))
 
 
-def _show_judges(root: Path) -> None:
-    from selfalign.cli.tables import judge_table
+def _show_results(root: Path) -> None:
+    """Show what the run has measured so far; each method measures its own."""
+    from selfalign.cli.tables import effect_table, judge_table
+    from selfalign.report.effects import effects
     from selfalign.report.read import measured_models
 
     models = measured_models(root)
     if models:
         console.print(judge_table(models))
+    rows = effects(root)
+    if rows:
+        console.print(effect_table(rows))
 
 
 def _version(value: bool) -> None:

@@ -1,4 +1,4 @@
-"""Tables for the terminal: the plan, the status, and judge quality."""
+"""Tables for the terminal: the plan, the status, and what a run has measured."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from selfalign.report.effects import BENCHMARKS, Effect
 from selfalign.report.read import MEASURES, ModelRow
 from selfalign.runs.run import StageStatus
 
@@ -61,6 +62,24 @@ def judge_table(models: Sequence[ModelRow]) -> Table:
             for name, _ in MEASURES
         ]
         table.add_row(model.name, "" if rate is None else f"{rate:.0%}", *cells)
+    return table
+
+
+def effect_table(effects: Sequence[Effect]) -> Table:
+    """Return what an RLCD training did, as far as it is measured."""
+    table = Table(
+        box=None,
+        pad_edge=False,
+        title="what training did, on held-out prompts (95 % interval)",
+        title_justify="left",
+    )
+    table.add_column("measure", no_wrap=True)
+    for heading in ("before", "after", "change", "over"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in effects:
+        cells = ("–" if cell is None else cell for cell in (row.before, row.after, row.change))
+        table.add_row(row.label, *cells, row.over)
+    table.add_row(BENCHMARKS[0], "", BENCHMARKS[1])
     return table
 
 

@@ -20,6 +20,8 @@ class Policy(Section):
 
     model: str = "smollm2-135m-instruct"
     """The embedded default model by its name, a local directory, or a hub id `owner/name`."""
+    from_run: str | None = None
+    """Run directory whose last model takes the place of `model`, to go on from one method with another."""
     revision: str | None = None
     """Branch, tag or commit of a hub id; the default branch if not given."""
     chat_template: Literal["chatml", "llama-3-instruct"] | None = None
@@ -119,6 +121,27 @@ class Train(Section):
     def _falling(self) -> Self:
         if self.min_learning_rate > self.learning_rate:
             raise ValueError("min_learning_rate is above learning_rate")
+        return self
+
+
+class Judge(Section):
+    """How a model judges completions."""
+
+    rubric: str = "additive"
+    """`additive`, `additive_score_only`, or a template file of your own."""
+    samples: PositiveInt = 3
+    """Judgments a completion; their mean is the reward."""
+    retries: Annotated[int, Field(ge=0)] = 1
+    """Further calls for a judgment that could not be parsed."""
+    reply_start: str = ""
+    """Words that every reply is made to begin with, such as `Score:`; for models too small to keep to the
+    form that the rubric asks for."""
+    sampling: Sampling = Sampling(max_new_tokens=256)
+
+    @model_validator(mode="after")
+    def _judgments_differ(self) -> Self:
+        if self.samples > 1 and self.sampling.temperature == 0:
+            raise ValueError("sampling.temperature is 0: greedy samples would all be the same")
         return self
 
 

@@ -1,10 +1,10 @@
 """The recipe of RLCD by system message, arXiv 2307.12950."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from selfalign.config.common import DPO, BaseRecipe, Fraction, PositiveInt, Sampling, Section
+from selfalign.config.common import DPO, BaseRecipe, Fraction, Judge, PositiveInt, Sampling, Section
 from selfalign.data import Format
 from selfalign.rlcd import OwnSystem
 
@@ -53,6 +53,12 @@ class Contrast(Section):
     strength_pairs: PositiveInt = 64
     """Pairs on which the contrast is measured before training."""
 
+    @model_validator(mode="after")
+    def _samples_differ(self) -> Self:
+        if self.samples > 1 and self.sampling.temperature == 0:
+            raise ValueError("sampling.temperature is 0: greedy samples would all be the same")
+        return self
+
 
 class OutputEvaluation(Section):
     """Comparing the answers to held-out prompts before and after."""
@@ -68,5 +74,7 @@ class RLCDRecipe(BaseRecipe):
     """The loop to run."""
     data: PromptData = PromptData()
     contrast: Contrast = Contrast()
+    judge: Judge | None = None
+    """Have the model judge both sides and drop the pairs whose order it inverts; null does not judge."""
     dpo: DPO = DPO()
     evaluation: OutputEvaluation = OutputEvaluation()

@@ -11,6 +11,7 @@ from selfalign.config.common import (
     DPO,
     BaseRecipe,
     Fraction,
+    Judge,
     NonNegative,
     PositiveInt,
     Sampling,
@@ -107,21 +108,6 @@ class Candidates(Section):
     sampling: Sampling = Sampling()
 
 
-class Judge(Section):
-    """How the policy judges completions."""
-
-    rubric: str = "additive"
-    """`additive`, `additive_score_only`, or a template file of your own."""
-    samples: PositiveInt = 3
-    """Judgments a completion; their mean is the reward."""
-    retries: Annotated[int, Field(ge=0)] = 1
-    """Further calls for a judgment that could not be parsed."""
-    reply_start: str = ""
-    """Words that every reply is made to begin with, such as `Score:`; for models too small to keep to the
-    form that the rubric asks for."""
-    sampling: Sampling = Sampling(max_new_tokens=256)
-
-
 class Pairs(Section):
     """How preference pairs are made from rewards."""
 
@@ -184,11 +170,7 @@ class SelfRewardingRecipe(BaseRecipe):
             raise ValueError("prompts.generated_shots must be below prompts.shots")
         if self.prompts.min_words > self.prompts.max_words:
             raise ValueError("prompts.min_words is above prompts.max_words")
-        drawn = {
-            "candidates": self.candidates.sampling,
-            "prompts": self.prompts.sampling,
-            **({"judge": self.judge.sampling} if self.judge.samples > 1 else {}),
-        }
+        drawn = {"candidates": self.candidates.sampling, "prompts": self.prompts.sampling}
         for name, sampling in drawn.items():
             if sampling.temperature == 0:
                 raise ValueError(f"{name}.sampling.temperature is 0: greedy samples would all be the same")

@@ -46,7 +46,11 @@ class LocalEngine:
         self._batch_size = batch_size
         self._context: int = self._model.config.max_position_embeddings
         eos = self._model.generation_config.eos_token_id
-        self._eos = set(eos if isinstance(eos, list) else [eos]) - {None}
+        # A control token of any kind ends the turn: a base model may open the next one instead of closing
+        # this one.
+        added = self._chat.tokenizer.added_tokens_decoder.items()
+        special = {token_id for token_id, token in added if token.special}
+        self._eos = (set(eos if isinstance(eos, list) else [eos]) | special) - {None}
         # Padding behind a shared prefix would eat into the window of layers that look back only so far.
         layers = DynamicCache(config=self._model.config).layers
         self._can_share = all(type(layer) is DynamicLayer for layer in layers)

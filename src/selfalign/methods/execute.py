@@ -15,7 +15,7 @@ from selfalign.config import Recipe, RLCDRecipe
 from selfalign.errors import RunError
 from selfalign.methods.rlcd import rlcd
 from selfalign.methods.self_rewarding import self_rewarding
-from selfalign.models.source import find_model
+from selfalign.models.source import policy_source
 from selfalign.report import write_report
 from selfalign.runs import Run
 from selfalign.runs.events import EventLog, Listener
@@ -112,7 +112,7 @@ def _refusal(stale: Sequence[StageStatus]) -> str:
 def _write_manifest(recipe: Recipe, root: Path, data: Mapping[str, Any]) -> None:
     path = root / "manifest.json"
     before = read_json(path)["invocations"] if path.exists() else []
-    source = find_model(recipe.policy.model, recipe.policy.revision)
+    source = policy_source(recipe.policy)
     model = source.materialise()
     template = next(
         (f for f in (model / "chat_template.jinja", model / "tokenizer_config.json") if f.exists()), None

@@ -1,6 +1,7 @@
 """Messages to token ids, the same way for generating, training and measuring.
 
-The tokenizer's own chat template is the only source of structure. Text of users and models is kept
+The tokenizer's own chat template is the only source of structure. Where it has no place for a system
+turn, that turn's text opens the first user turn. Text of users and models is kept
 from becoming structure: a control token spelled out in it is broken up before it is rendered.
 """
 
@@ -41,8 +42,10 @@ class Chat:
         self.tokenizer = tokenizer
         control = {token.content for token in tokenizer.added_tokens_decoder.values()}
         control |= set(tokenizer.all_special_tokens)
-        longest_first = sorted((token for token in control if token.strip()), key=len, reverse=True)
-        self._control = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+        spelled = "|".join(re.escape(token) for token in sorted(control) if token.strip())
+        # A control token may begin inside of another one, so nothing but its first letter is taken.
+        self._control = re.compile(f"(?={spelled}).", re.DOTALL) if spelled else None
+        self._takes_system = self._has_place_for_system()
         self.end_of_turn: tuple[int, ...] = self._find_end_of_turn()
         """Token ids that close an assistant turn; generation stops there and training learns them."""
 
@@ -71,9 +74,21 @@ class Chat:
         """Return the text with spelled-out control tokens broken by a space, so that they stay words."""
         if self._control is None:
             return text
-        return self._control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+        return self._control.sub(r"\g<0> ", text)
+
+    def _has_place_for_system(self) -> bool:
+        """Say whether the template shows a system turn; some refuse it, some leave it out in silence."""
+        turns = [{"role": "system", "content": _MARK}, {"role": "user", "content": "x"}]
+        try:
+            return _MARK in self.tokenizer.apply_chat_template(turns, tokenize=False)
+        except jinja2.TemplateError:
+            return False
 
     def _render(self, messages: Sequence[Message], *, generation: bool = True) -> str:
+        if not self._takes_system and len(messages) > 1 and messages[0].role == "system":
+            system, first, *rest = messages
+            folded = Message(role=first.role, content=f"{system.content}\n\n{first.content}")
+            messages = [folded, *rest]
         turns = [{"role": m.role, "content": self.neutral(m.content)} for m in messages]
         try:
             rendered: str = self.tokenizer.apply_chat_template(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from selfalign.config import Policy
 from selfalign.errors import ModelError
 from selfalign.runs.files import hash_file, hash_json
 
@@ -46,6 +47,27 @@ def find_model(name: str, revision: str | None = None) -> ModelSource:
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _hub(name, revision)
     raise ModelError(f"{name}: no such model directory; give a directory, a hub id owner/name, or {EMBEDDED}")
+
+
+def policy_source(policy: Policy) -> ModelSource:
+    """Find the model that a recipe starts from: `policy.from_run`'s last one, or `policy.model`.
+
+    Raises:
+        ModelError: There is no such model or run, or the run has no model yet.
+    """
+    if policy.from_run is None:
+        return find_model(policy.model, policy.revision)
+    models = [path.parent for path in Path(policy.from_run).glob("*/manifests/train.json")]
+    trained = sorted(path.parent / "model" for path in models if (path.parent / "model").is_dir())
+    if not trained:
+        raise ModelError(f"policy.from_run: {policy.from_run} is no run with a finished training")
+    return find_model(str(max(trained, key=lambda path: _order(path.parent.name))))
+
+
+def _order(where: str) -> tuple[int, int]:
+    """Order the places of models by training: SFT, EFT, iterations; an RLCD run has one place."""
+    name, _, number = where.partition("-")
+    return (["sft", "eft", "iteration", "rlcd"].index(name), int(number or 0))
 
 
 def check_directory(path: Path) -> None:

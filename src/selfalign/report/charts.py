@@ -22,6 +22,8 @@ _ROW = 26.0
 _TICKS = 24.0
 _MOST_POINTS = 240
 _MOST_DOTS = 24
+_MOST_LETTERS = 15
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 Kind = Literal["main", "other", "missing", "rule"]
 Point = tuple[float, float]
@@ -214,19 +216,33 @@ def line_chart(
     )
 
 
-def interval_chart(title: str, intervals: Sequence[Interval]) -> Chart:
-    """Return a row for each share of 1: a dot, and a line from end to end of its interval."""
+def interval_chart(
+    title: str,
+    intervals: Sequence[Interval],
+    *,
+    steps: Sequence[float] = _SHARES,
+    reference: float | None = None,
+) -> Chart:
+    """Return a row for each value: a dot, and a line from end to end of its interval.
+
+    Args:
+        title: What is measured.
+        intervals: The values, from the top; a long name is cut.
+        steps: Rising places of the upright grid lines; they reach over all values and intervals.
+        reference: Value at which to draw an upright line to compare with.
+    """
     axis = _TOP + _ROW * len(intervals)
-    x = _scale((0, 1), (_NAMES, RIGHT))
-    steps = (0.0, 0.25, 0.5, 0.75, 1.0)
+    x = _scale((steps[0], steps[-1]), (_NAMES, RIGHT))
     grid = tuple(Line(((x(step), _TOP), (x(step), axis)), "rule") for step in steps)
     lines: list[Line] = []
-    labels = [Label(x(step), axis + 16, f"{step:g}", "middle") for step in steps]
+    if reference is not None:
+        lines.append(Line(((x(reference), _TOP), (x(reference), axis)), "rule"))
+    labels = [Label(x(step), axis + 16, _number(step), "middle") for step in steps]
     for row, each in enumerate(intervals):
         y = _TOP + _ROW * (row + 0.5)
-        labels.append(Label(_NAMES - 8, y + 4, each.name, "end"))
+        labels.append(Label(_NAMES - 8, y + 4, _cut(each.name), "end"))
         if each.value is None:
-            labels.append(Label(x(0.5), y + 4, "undefined", "middle"))
+            labels.append(Label((_NAMES + RIGHT) / 2, y + 4, "undefined", "middle"))
             continue
         if each.low is not None and each.high is not None:
             lines.append(Line(((x(each.low), y), (x(each.high), y)), each.kind))
@@ -240,6 +256,10 @@ def interval_chart(title: str, intervals: Sequence[Interval]) -> Chart:
         lines=tuple(lines),
         labels=tuple(labels),
     )
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}…"
 
 
 def _said(interval: Interval) -> str:

@@ -32,14 +32,19 @@ def concerns(
     Source: the four rules and their bounds are our choice, after the known ways in which a model that
     rewards itself goes wrong: a judge of length, a judge of one score, and answers that grow.
     """
-    given = [Concern(stage, message) for stage, m in stages.items() for message in m["warnings"]]
     return [
-        *given,
+        *given(stages),
         *_against_length(models),
-        *_one_score(stages),
+        *one_score(stages),
         *_growth(stages, iterations),
         *_longer_chosen(stages, iterations),
     ]
+
+
+def given(stages: Mapping[str, Manifest]) -> Iterator[Concern]:
+    """Yield the warnings that the stages gave."""
+    for stage, manifest in stages.items():
+        yield from (Concern(stage, message) for message in manifest["warnings"])
 
 
 def _against_length(models: Sequence[ModelRow]) -> Iterator[Concern]:
@@ -68,7 +73,8 @@ def _against_length(models: Sequence[ModelRow]) -> Iterator[Concern]:
         )
 
 
-def _one_score(stages: Mapping[str, Manifest]) -> Iterator[Concern]:
+def one_score(stages: Mapping[str, Manifest]) -> Iterator[Concern]:
+    """Yield a warning for each judging stage that gave nearly always the same score."""
     for stage, manifest in stages.items():
         scores = manifest["figures"].get("scores", {})
         # EFT examples state scores too, but they are what was kept, not what the judge said.

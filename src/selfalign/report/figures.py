@@ -20,7 +20,7 @@ from selfalign.report.charts import (
     line_chart,
     ticks,
 )
-from selfalign.report.read import Manifest, ModelRow, model_places
+from selfalign.report.read import Manifest, ModelRow
 from selfalign.report.sample import MARGIN_STEP, PairSample
 from selfalign.report.text import plural, share
 
@@ -117,10 +117,12 @@ def margin_panel(heading: str, samples: Mapping[str, PairSample]) -> Panel:
     return _histograms(heading, counted, span=(0, 5), marks=[(float(at), str(at)) for at in range(6)])
 
 
-def training_panels(root: Path, stages: Mapping[str, Manifest]) -> list[Panel]:
-    """Return the curves of every finished training, in the order of training."""
+def training_panels(
+    root: Path, stages: Mapping[str, Manifest], places: Sequence[tuple[str, str]]
+) -> list[Panel]:
+    """Return the curves of every finished training; `places` are names and directories of the models."""
     panels = []
-    for name, where in model_places(root):
+    for name, where in places:
         if f"{where}/train" in stages:
             lines = (root / where / "training.jsonl").read_text(encoding="utf-8").splitlines()
             rows = [json.loads(line) for line in lines]

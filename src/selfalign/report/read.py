@@ -22,10 +22,10 @@ MEASURES = (
 """Keys of judge quality and their short headings."""
 
 # Directories and stages in the order of the method, so that stages that took no time stay in order too.
-_DIRECTORIES = ("data", "sft", "eft", "iteration")
+_DIRECTORIES = ("data", "sft", "eft", "iteration", "contrast", "rlcd")
 _STAGES = (
-    *("read", "prompts", "candidates", "judgments", "examples", "pairs"),
-    *("reference", "train", "evaluate"),
+    *("read", "prompts", "candidates", "contrasts", "completions", "judgments", "examples"),
+    *("pairs", "strength", "reference", "train", "evaluate", "preference", "outputs"),
 )
 
 

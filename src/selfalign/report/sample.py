@@ -1,14 +1,16 @@
-"""What the report needs of an iteration's big files: one pass over each, and a few rows in memory."""
+"""What the report needs of a run's big files: one pass over each, and a few rows in memory."""
 
 from bisect import insort
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import zip_longest
 from pathlib import Path
+from typing import TypeVar
 
-from selfalign.records import Completion, Judgment, PreferencePair
+from selfalign.errors import DataError
+from selfalign.records import Completion, Judgment, Message, PreferencePair
 from selfalign.report.text import readable
 from selfalign.runs.files import read_rows
 
@@ -16,7 +18,9 @@ MARGIN_STEP = 0.5
 MARGIN_BINS = 10
 """Bins of margins: rewards are means of scores from 0 to 5."""
 SHOWN = 40
-"""Pairs of an iteration that can be browsed, at most."""
+"""Pairs that can be browsed together, at most."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,27 +58,63 @@ def sample_pairs(pairs: Path, judgments: Path | None, *, most_bytes: int) -> Pai
         pairs: The pairs of an iteration.
         judgments: Its judgments; `None` shows the pairs without.
         most_bytes: Size of all shown text as HTML, at most. A pair that doesn't fit is passed over.
+
+    Raises:
+        DataError: A pair has no margin.
     """
     bins: list[list[PreferencePair]] = [[] for _ in range(MARGIN_BINS)]
     counts = [0] * MARGIN_BINS
     total = 0.0
     for pair in read_rows(pairs, PreferencePair):
+        margin = _margin(pair)
         # A mean of three scores makes margins such as 0.9999999999999996.
-        place = min(int(round(pair.margin, 6) / MARGIN_STEP), MARGIN_BINS - 1)
+        place = min(int(round(margin, 6) / MARGIN_STEP), MARGIN_BINS - 1)
         counts[place] += 1
-        total += pair.margin
-        insort(bins[place], pair, key=_id)  # an id is a hash, so the lowest are a fair draw
-        del bins[place][SHOWN:]
-    in_turn = [pair for turn in zip_longest(*bins) for pair in turn if pair is not None]
-    drawn = in_turn[:SHOWN]
+        total += margin
+        keep_lowest(bins[place], pair)
+    drawn = in_turn(bins)
     judged = _judgments_of(drawn, judgments)
     rows = (ShownPair(p, judged.get(p.chosen_id, ()), judged.get(p.rejected_id, ())) for p in drawn)
-    shown = sorted(_fitting(rows, most_bytes), key=lambda row: (-row.pair.margin, row.pair.pair_id))
+    shown = sorted(fitting(rows, _texts, most_bytes), key=lambda row: (-_margin(row.pair), row.pair.pair_id))
     return PairSample(tuple(counts), total / sum(counts) if any(counts) else None, tuple(shown))
 
 
-def _id(pair: PreferencePair) -> str:
-    return pair.pair_id
+def keep_lowest(kept: list[PreferencePair], pair: PreferencePair) -> None:
+    """Add a pair to those with the `SHOWN` lowest ids: an id is a hash, so these are a fair draw."""
+    insort(kept, pair, key=lambda pair: pair.pair_id)
+    del kept[SHOWN:]
+
+
+def in_turn(groups: Iterable[Sequence[T]]) -> list[T]:
+    """Return up to `SHOWN` rows: the first of each group, then the second of each, and so on."""
+    return [row for turn in zip_longest(*groups) for row in turn if row is not None][:SHOWN]
+
+
+def fitting(rows: Iterable[T], texts: Callable[[T], Iterable[str]], most_bytes: int) -> Iterator[T]:
+    """Yield the rows whose texts, as HTML, still fit; one that doesn't is passed over."""
+    left = most_bytes
+    for row in rows:
+        size = sum(len(escape(readable(text)).encode()) for text in texts(row))
+        if size <= left:
+            left -= size
+            yield row
+
+
+def turns(messages: Iterable[Message]) -> Iterator[str]:
+    """Return what was said in each turn."""
+    return (message.content for message in messages)
+
+
+def _margin(pair: PreferencePair) -> float:
+    if pair.margin is None:
+        raise DataError(f"pair {pair.pair_id} has no margin; every judged pair has one")
+    return pair.margin
+
+
+def _texts(row: ShownPair) -> Iterator[str]:
+    yield from turns(row.pair.messages)
+    yield from (row.pair.chosen, row.pair.rejected)
+    yield from (judgment.text or "" for judgment in (*row.chosen, *row.rejected))
 
 
 def _judgments_of(pairs: Sequence[PreferencePair], judgments: Path | None) -> dict[str, tuple[Judgment, ...]]:
@@ -84,15 +124,3 @@ def _judgments_of(pairs: Sequence[PreferencePair], judgments: Path | None) -> di
         if judgment.completion_id in wanted:
             found.setdefault(judgment.completion_id, []).append(judgment)
     return {key: tuple(sorted(rows, key=lambda row: row.sample)) for key, rows in found.items()}
-
-
-def _fitting(rows: Iterable[ShownPair], most_bytes: int) -> Iterator[ShownPair]:
-    left = most_bytes
-    for row in rows:
-        judged = (judgment.text or "" for judgment in (*row.chosen, *row.rejected))
-        turns = (message.content for message in row.pair.messages)
-        texts = (*turns, row.pair.chosen, row.pair.rejected, *judged)
-        size = sum(len(escape(readable(text)).encode()) for text in texts)
-        if size <= left:
-            left -= size
-            yield row

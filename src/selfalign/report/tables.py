@@ -94,33 +94,35 @@ def iteration_counts(stages: Mapping[str, Manifest], iterations: Sequence[int]) 
         Group(
             "Prompts",
             (
-                _row("wanted", prompts, lambda m: whole(m["parts"]["prompts.per_iteration"])),
-                _row("accepted", prompts, lambda m: whole(m["figures"]["rows"])),
-                *_reasons("dropped", prompts, "dropped"),
+                count_row("wanted", prompts, lambda m: whole(m["parts"]["prompts.per_iteration"])),
+                count_row("accepted", prompts, lambda m: whole(m["figures"]["rows"])),
+                *reason_rows("dropped", prompts, "dropped"),
             ),
         ),
         Group(
             "Candidates",
             (
-                _row("sampled", candidates, lambda m: whole(m["figures"]["rows"])),
-                *_reasons("finish reason", candidates, "finish_reasons"),
-                _row(
+                count_row("sampled", candidates, lambda m: whole(m["figures"]["rows"])),
+                *reason_rows("finish reason", candidates, "finish_reasons"),
+                count_row(
                     "prompts with identical candidates",
                     candidates,
                     lambda m: whole(m["figures"]["prompts_with_identical_candidates"]),
                 ),
             ),
         ),
-        _judgments(judgments),
+        judgment_counts(judgments),
         Group(
             "Pairs",
             (
-                _row("kept", pairs, lambda m: whole(m["figures"]["pairs"])),
-                *_reasons("prompts without a pair", pairs, "dropped"),
-                _row("mean margin", pairs, lambda m: _two_places(m["figures"]["mean_margin"])),
-                _row("chosen is the longer", pairs, lambda m: _share(m["figures"]["chosen_longer"])),
-                _row("mean tokens, chosen", pairs, lambda m: _tenth(m["figures"]["mean_chosen_tokens"])),
-                _row("mean tokens, rejected", pairs, lambda m: _tenth(m["figures"]["mean_rejected_tokens"])),
+                count_row("kept", pairs, lambda m: whole(m["figures"]["pairs"])),
+                *reason_rows("prompts without a pair", pairs, "dropped"),
+                count_row("mean margin", pairs, lambda m: _two_places(m["figures"]["mean_margin"])),
+                count_row("chosen is the longer", pairs, lambda m: _share(m["figures"]["chosen_longer"])),
+                count_row("mean tokens, chosen", pairs, lambda m: _tenth(m["figures"]["mean_chosen_tokens"])),
+                count_row(
+                    "mean tokens, rejected", pairs, lambda m: _tenth(m["figures"]["mean_rejected_tokens"])
+                ),
             ),
         ),
     ]
@@ -137,16 +139,16 @@ def data_counts(stages: Mapping[str, Manifest]) -> list[Group]:
         Group(
             "IFT examples",
             (
-                _row("kept", read, lambda m: whole(m["figures"]["rows"])),
-                *_reasons("dropped", read, "dropped"),
+                count_row("kept", read, lambda m: whole(m["figures"]["rows"])),
+                *reason_rows("dropped", read, "dropped"),
             ),
         ),
         Group(
             "Ranked prompts",
             (
-                _row("to learn judging from", read, size("ranked")),
-                _row("held out to measure the judge", read, size("held_out")),
-                *_reasons("dropped", read, "ranked_dropped"),
+                count_row("to learn judging from", read, size("ranked")),
+                count_row("held out to measure the judge", read, size("held_out")),
+                *reason_rows("dropped", read, "ranked_dropped"),
             ),
         ),
     ]
@@ -156,14 +158,14 @@ def eft_counts(stages: Mapping[str, Manifest]) -> list[Group]:
     """Return what became of the SFT baseline's judgments of ranked replies, in one column."""
     examples = [stages.get("eft/examples")]
     return [
-        _judgments([stages.get("eft/judgments")]),
+        judgment_counts([stages.get("eft/judgments")]),
         Group(
             "Replies as EFT examples",
             (
-                _row("judged", examples, lambda m: whole(m["figures"]["replies"])),
-                _row("agreed", examples, lambda m: whole(sum(m["figures"]["scores_agreed"].values()))),
-                _row("kept after balancing", examples, lambda m: whole(m["figures"]["rows"])),
-                *_reasons("dropped", examples, "dropped"),
+                count_row("judged", examples, lambda m: whole(m["figures"]["replies"])),
+                count_row("agreed", examples, lambda m: whole(sum(m["figures"]["scores_agreed"].values()))),
+                count_row("kept after balancing", examples, lambda m: whole(m["figures"]["rows"])),
+                *reason_rows("dropped", examples, "dropped"),
             ),
         ),
     ]
@@ -181,22 +183,26 @@ def score_table(examples: Manifest | None) -> tuple[list[str], list[Row]] | None
     ]
 
 
-def _judgments(judgments: Sequence[Manifest | None]) -> Group:
+def judgment_counts(judgments: Sequence[Manifest | None]) -> Group:
+    """Return what became of judgments, a column for each manifest."""
     return Group(
         "Judgments",
         (
-            _row("made", judgments, lambda m: whole(m["figures"]["judgments"])),
-            _row("parsed", judgments, lambda m: _share(m["figures"]["parse_rate"])),
-            *_reasons("unscored", judgments, "unscored"),
+            count_row("made", judgments, lambda m: whole(m["figures"]["judgments"])),
+            count_row("parsed", judgments, lambda m: _share(m["figures"]["parse_rate"])),
+            *reason_rows("unscored", judgments, "unscored"),
         ),
     )
 
 
-def _row(label: str, manifests: Sequence[Manifest | None], value: Callable[[Manifest], str | None]) -> Row:
+def count_row(
+    label: str, manifests: Sequence[Manifest | None], value: Callable[[Manifest], str | None]
+) -> Row:
+    """Return a row with a cell for each manifest, `None` where its stage is not finished."""
     return Row(label, tuple(None if manifest is None else value(manifest) for manifest in manifests))
 
 
-def _reasons(prefix: str, manifests: Sequence[Manifest | None], figure: str) -> Iterator[Row]:
+def reason_rows(prefix: str, manifests: Sequence[Manifest | None], figure: str) -> Iterator[Row]:
     """Yield a row for each reason that any of the stages counted, the most common first."""
     counts = [None if manifest is None else manifest["figures"][figure] for manifest in manifests]
     totals: Counter[str] = Counter()

@@ -2,7 +2,12 @@
 
 from selfalign.stages.base import base_model
 from selfalign.stages.candidates import sample_candidates
-from selfalign.stages.contrast import complete_contrasts, draw_principles, make_contrast_pairs
+from selfalign.stages.contrast import (
+    complete_contrasts,
+    draw_principles,
+    judge_contrasts,
+    make_contrast_pairs,
+)
 from selfalign.stages.data import read_data
 from selfalign.stages.dpo import train_dpo
 from selfalign.stages.eft import build_eft, judge_ranked
@@ -24,6 +29,7 @@ __all__ = [
     "evaluate_judge",
     "evaluate_preference",
     "judge_candidates",
+    "judge_contrasts",
     "judge_ranked",
     "make_contrast_pairs",
     "make_pairs",

@@ -1,7 +1,7 @@
 """The models that a run starts from."""
 
 from selfalign.config import BaseRecipe
-from selfalign.models.source import EMBEDDED, find_model
+from selfalign.models.source import find_model, policy_source
 from selfalign.runs import Artifact, Run
 
 
@@ -13,8 +13,6 @@ def base_model(run: Run[BaseRecipe], name: str | None = None) -> Artifact:
     Raises:
         ModelError: There is no such model, or it is of a kind that we refuse.
     """
-    policy = run.recipe.policy
-    revision = policy.revision if name is None and policy.model != EMBEDDED else None
-    source = find_model(name or policy.model, revision)
+    source = policy_source(run.recipe.policy) if name is None else find_model(name)
     path = run.root if run.planning else source.materialise().resolve()
     return Artifact(path, source.fingerprint)

@@ -15,7 +15,9 @@ from selfalign.stages.common import generation_settings, plain
 VERSION = 1
 
 
-def sample_candidates(run: Run[SelfRewardingRecipe], iteration: int, policy: Artifact, prompts: Artifact) -> Artifact:
+def sample_candidates(
+    run: Run[SelfRewardingRecipe], iteration: int, policy: Artifact, prompts: Artifact
+) -> Artifact:
     """Sample N completions of every prompt from the policy.
 
     Reads:

@@ -7,11 +7,13 @@ from typing import Any
 from selfalign.config import RLCDRecipe
 from selfalign.engines import Engine, GenerationRequest, open_engine
 from selfalign.errors import NothingToTrainError
-from selfalign.records import Completion, Contrast, PreferencePair, Prompt, content_id
+from selfalign.judging import mean_rewards
+from selfalign.records import Completion, Contrast, Judgment, PreferencePair, Prompt, content_id
 from selfalign.rlcd import (
     contrast_pair,
     draw_contrasts,
     drop_reason,
+    inverted,
     load_principles,
     neutral,
     under_principle,
@@ -20,6 +22,7 @@ from selfalign.runs import Artifact, Run, Stage, Work
 from selfalign.runs.files import hash_json, read_rows, write_rows
 from selfalign.seeds import derive_seed
 from selfalign.stages.common import generation_settings, plain
+from selfalign.stages.judge import Judged, judge, judge_cost, judge_settings
 from selfalign.stages.prompt_data import PromptSets
 
 VERSION = 1
@@ -163,13 +166,52 @@ def completion_id(contrast: Contrast, side: str, sample: int) -> str:
     return content_id(contrast.contrast_id, side, str(sample))
 
 
+def judge_contrasts(
+    run: Run[RLCDRecipe], model: Artifact, contrasts: Artifact, completions: Artifact
+) -> Artifact | None:
+    """Have the model judge both sides, seeing the prompt without a principle; `None` unless asked for.
+
+    Reads:
+        contrast/contrasts.jsonl, contrast/completions.jsonl
+    Writes:
+        contrast/judgments.jsonl
+    """
+    settings = run.recipe.judge
+    if settings is None:
+        return None
+    stage = Stage(
+        name="contrast/judgments",
+        version=VERSION,
+        outputs=("judgments.jsonl",),
+        settings={**judge_settings(run, settings), "own_system": run.recipe.contrast.own_system},
+        inputs={"model": model, "contrasts": contrasts, "completions": completions},
+        expected=judge_cost(settings, completions.rows),
+    )
+
+    def body(work: Work) -> dict[str, Any]:
+        asked = {c.prompt_id: c.messages for c in read_rows(contrasts.path, Contrast)}
+        own_system = run.recipe.contrast.own_system
+        items = [
+            Judged(c.completion_id, c.prompt_id, neutral(asked[c.prompt_id], own_system), c.text)
+            for c in read_rows(completions.path, Completion)
+            if c.text is not None
+        ]
+        return judge(run, work, model, items, "judgments.jsonl", settings)
+
+    return run.do(stage, body)
+
+
 def make_contrast_pairs(
-    run: Run[RLCDRecipe], prompts: PromptSets, contrasts: Artifact, completions: Artifact
+    run: Run[RLCDRecipe],
+    prompts: PromptSets,
+    contrasts: Artifact,
+    completions: Artifact,
+    judgments: Artifact | None,
 ) -> tuple[Artifact, Artifact]:
     """Pair both sides, without the principle, and drop what teaches nothing; count every drop by group.
 
     Reads:
-        data/held_out.jsonl, contrast/contrasts.jsonl, contrast/completions.jsonl
+        data/held_out.jsonl, contrast/contrasts.jsonl, contrast/completions.jsonl, contrast/judgments.jsonl
     Writes:
         contrast/pairs.jsonl, contrast/held_out_pairs.jsonl
 
@@ -186,7 +228,12 @@ def make_contrast_pairs(
         version=VERSION,
         outputs=("pairs.jsonl", "held_out_pairs.jsonl"),
         settings={"filters": plain(filters), "own_system": settings.own_system},
-        inputs={"contrasts": contrasts, "completions": completions, "held_out": prompts.held_out},
+        inputs={
+            "contrasts": contrasts,
+            "completions": completions,
+            "held_out": prompts.held_out,
+            **({"judgments": judgments} if judgments else {}),
+        },
         expected={
             "rows": prompts.train.rows * settings.per_prompt * settings.samples,
             "tokens": completions.tokens,
@@ -195,6 +242,7 @@ def make_contrast_pairs(
 
     def body(work: Work) -> dict[str, Any]:
         by_id = {c.completion_id: c for c in read_rows(completions.path, Completion)}
+        rewards = mean_rewards(read_rows(judgments.path, Judgment)) if judgments else {}
         held_out_ids = {prompt.prompt_id for prompt in read_rows(prompts.held_out.path, Prompt)}
         pairs: dict[bool, list[PreferencePair]] = {False: [], True: []}
         outcomes: dict[str, Counter[str]] = defaultdict(Counter)
@@ -208,10 +256,13 @@ def make_contrast_pairs(
                     keep_truncated=filters.keep_truncated,
                     refusals=filters.refusals,
                 )
+                rewarded = [rewards.get(c.completion_id) for c in (positive, negative)]
+                if reason is None and inverted(*rewarded):
+                    reason = "judge_inverted"
                 outcomes[f"{contrast.language}/{contrast.group}"][reason or "kept"] += 1
                 if reason is None:
                     messages = neutral(contrast.messages, settings.own_system)
-                    pair = contrast_pair(contrast, messages, positive, negative)
+                    pair = contrast_pair(contrast, messages, positive, negative, *rewarded)
                     pairs[contrast.prompt_id in held_out_ids].append(pair)
         total = sum(outcomes.values(), Counter[str]())
         if not pairs[False]:

@@ -123,6 +123,7 @@ def _ranked_figures(prompts: list[RankedPrompt]) -> dict[str, int]:
 
 
 def location_of(path: str, kind: str) -> str:
+    """Return the file behind a path of the recipe; `starter` is one of the embedded files, by kind."""
     return str(resources.files("selfalign") / "starter" / f"{kind}.jsonl") if path == "starter" else path
 
 
@@ -138,4 +139,5 @@ def content_of(path: str, kind: str) -> str:
 
 
 def said(dropped: Counter[str]) -> str:
+    """Return counts by reason in words."""
     return ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "none dropped"

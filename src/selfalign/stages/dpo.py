@@ -88,8 +88,7 @@ def _reference(
         items, too_long = tokenize_pairs(read_rows(pairs.path, PreferencePair), chat, length)
         if not items:
             raise NothingToTrainError(
-                f"{where}: none of {too_long} pairs fits into {length} tokens; raise "
-                "dpo.train.max_length"
+                f"{where}: none of {too_long} pairs fits into {length} tokens; raise dpo.train.max_length"
             )
         if too_long:
             work.warn(f"{too_long} of {too_long + len(items)} pairs are longer than {length} tokens: skipped")

@@ -26,19 +26,19 @@ def judge_ranked(run: Run[SelfRewardingRecipe], baseline: Artifact, ranked: Arti
     Writes:
         eft/judgments.jsonl
     """
-    k = run.recipe.judge.samples
+    settings = run.recipe.judge
     stage = Stage(
         name="eft/judgments",
         version=VERSION,
         outputs=("judgments.jsonl",),
-        settings=judge_settings(run, k),
+        settings=judge_settings(run, settings),
         inputs={"policy": baseline, "ranked": ranked},
-        expected=judge_cost(run, ranked.figures.get("replies", 0), k),
+        expected=judge_cost(settings, ranked.figures.get("replies", 0)),
     )
 
     def body(work: Work) -> dict[str, Any]:
         items = judged_replies(list(read_rows(ranked.path, RankedPrompt)))
-        return judge(run, work, baseline, items, "judgments.jsonl", k)
+        return judge(run, work, baseline, items, "judgments.jsonl", settings)
 
     return run.do(stage, body)
 
@@ -70,7 +70,7 @@ def build_eft(run: Run[SelfRewardingRecipe], ranked: Artifact, judgments: Artifa
         outputs=("examples.jsonl",),
         settings={
             "eft": settings.model_dump(mode="json", exclude={"train", "training"}),
-            "rubric": judge_settings(run, run.recipe.judge.samples)["judge"]["rubric"],
+            "rubric": judge_settings(run, run.recipe.judge)["judge"]["rubric"],
             "seed": run.recipe.seed,
         },
         inputs={"ranked": ranked, "judgments": judgments},

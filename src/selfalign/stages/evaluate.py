@@ -15,7 +15,9 @@ from selfalign.stages.judge import judge, judge_cost, judge_settings
 VERSION = 1
 
 
-def evaluate_judge(run: Run[SelfRewardingRecipe], where: str, model: Artifact, held_out: Artifact) -> Artifact:
+def evaluate_judge(
+    run: Run[SelfRewardingRecipe], where: str, model: Artifact, held_out: Artifact
+) -> Artifact:
     """Have a model judge the held-out replies and compare it with people, and length with people.
 
     Reads:
@@ -24,19 +26,20 @@ def evaluate_judge(run: Run[SelfRewardingRecipe], where: str, model: Artifact, h
         <where>/judge_quality.json, <where>/held_out_judgments.jsonl
     """
     settings = run.recipe.evaluation
+    asked = run.recipe.judge.model_copy(update={"samples": settings.samples})
     stage = Stage(
         name=f"{where}/evaluate",
         version=VERSION,
         outputs=("judge_quality.json", "held_out_judgments.jsonl"),
-        settings={"bootstrap": settings.bootstrap, **judge_settings(run, settings.samples)},
+        settings={"bootstrap": settings.bootstrap, **judge_settings(run, asked)},
         inputs={"model": model, "held_out": held_out},
-        expected=judge_cost(run, held_out.figures.get("replies", 0), settings.samples),
+        expected=judge_cost(asked, held_out.figures.get("replies", 0)),
     )
 
     def body(work: Work) -> dict[str, Any]:
         ranked = list(read_rows(held_out.path, RankedPrompt))
         file = "held_out_judgments.jsonl"
-        figures = judge(run, work, model, judged_replies(ranked), file, settings.samples)
+        figures = judge(run, work, model, judged_replies(ranked), file, asked)
         rewards = mean_rewards(read_rows(work.output(file), Judgment))
         seed = derive_seed(run.recipe.seed, "bootstrap")
         quality = {

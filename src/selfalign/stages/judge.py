@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfalign.config import SelfRewardingRecipe
+from selfalign.config import BaseRecipe, Judge, SelfRewardingRecipe
 from selfalign.engines import Engine, Generation, GenerationRequest, open_engine
 from selfalign.judging import health, judge_messages, load_rubric, parse_score
 from selfalign.records import Completion, Judgment, Messages, Prompt, content_id
@@ -37,14 +37,14 @@ def judge_candidates(
     Writes:
         iteration-<t>/judgments.jsonl
     """
-    k = run.recipe.judge.samples
+    settings = run.recipe.judge
     stage = Stage(
         name=f"iteration-{iteration}/judgments",
         version=VERSION,
         outputs=("judgments.jsonl",),
-        settings=judge_settings(run, k),
+        settings=judge_settings(run, settings),
         inputs={"policy": policy, "prompts": prompts, "candidates": candidates},
-        expected=judge_cost(run, candidates.rows, k),
+        expected=judge_cost(settings, candidates.rows),
     )
 
     def body(work: Work) -> dict[str, Any]:
@@ -54,13 +54,18 @@ def judge_candidates(
             for c in read_rows(candidates.path, Completion)
             if c.text is not None
         ]
-        return judge(run, work, policy, items, "judgments.jsonl", k)
+        return judge(run, work, policy, items, "judgments.jsonl", settings)
 
     return run.do(stage, body)
 
 
 def judge(
-    run: Run[SelfRewardingRecipe], work: Work, policy: Artifact, items: Sequence[Judged], output: str, samples: int
+    run: Run[BaseRecipe],
+    work: Work,
+    model: Artifact,
+    items: Sequence[Judged],
+    output: str,
+    settings: Judge,
 ) -> dict[str, Any]:
     """Judge texts and write the judgments, one row a text and sample, in the order of the texts.
 
@@ -70,8 +75,8 @@ def judge(
     Returns:
         The figures of the judgments: see `judging.health`.
     """
-    tasks = [(item, sample) for item in items for sample in range(samples)]
-    judge_shard = _JudgeShard(run, work.stage, policy.path)
+    tasks = [(item, sample) for item in items for sample in range(settings.samples)]
+    judge_shard = _JudgeShard(run.recipe, settings, work.stage, model.path)
     work.map_rows(
         output,
         tasks,
@@ -89,18 +94,19 @@ def judge(
 class _JudgeShard:
     """Judges shards of tasks; opens the engine with the first one."""
 
-    def __init__(self, run: Run[SelfRewardingRecipe], stage: str, model: Path) -> None:
-        self._recipe = run.recipe
+    def __init__(self, recipe: BaseRecipe, settings: Judge, stage: str, model: Path) -> None:
+        self._recipe = recipe
+        self._settings = settings
         self._stage = stage
         self._model = model
-        self._rubric = load_rubric(run.recipe.judge.rubric)
-        self._start = run.recipe.judge.reply_start
+        self._rubric = load_rubric(settings.rubric)
+        self._start = settings.reply_start
         self._engine: Engine | None = None
 
     def __call__(self, shard: Sequence[tuple[Judged, int]]) -> Iterator[Judgment]:
         self._engine = self._engine or open_engine(self._recipe.engine, self._recipe.policy, self._model)
         tasks = {_judgment_id(self._stage, item.completion_id, k): (item, k) for item, k in shard}
-        for attempt in range(1 + self._recipe.judge.retries):
+        for attempt in range(1 + self._settings.retries):
             requests = [
                 GenerationRequest(
                     key,
@@ -110,9 +116,9 @@ class _JudgeShard:
                 )
                 for key, (item, k) in tasks.items()
             ]
-            for generation in self._engine.generate(requests, self._recipe.judge.sampling):
+            for generation in self._engine.generate(requests, self._settings.sampling):
                 judgment = self._judgment(generation, *tasks[generation.key], attempts=attempt + 1)
-                final = attempt == self._recipe.judge.retries or generation.text is None
+                final = attempt == self._settings.retries or generation.text is None
                 if judgment.score is not None or final:
                     del tasks[generation.key]
                     yield judgment
@@ -139,20 +145,17 @@ def _judgment_id(stage: str, completion_id: str, sample: int) -> str:
     return content_id(stage, completion_id, str(sample))
 
 
-def judge_settings(run: Run[SelfRewardingRecipe], samples: int) -> dict[str, Any]:
+def judge_settings(run: Run[BaseRecipe], settings: Judge) -> dict[str, Any]:
     """Return what shapes judgments besides model and texts."""
-    judge = plain(run.recipe.judge) | {
-        "rubric": hash_json(load_rubric(run.recipe.judge.rubric)),
-        "samples": samples,
-    }
+    judge = plain(settings) | {"rubric": hash_json(load_rubric(settings.rubric))}
     return {"judge": judge, **generation_settings(run.recipe)}
 
 
-def judge_cost(run: Run[SelfRewardingRecipe], texts: int, samples: int) -> dict[str, int]:
+def judge_cost(settings: Judge, texts: int) -> dict[str, int]:
     """Return the figures expected of judging so many texts, retries not counted."""
-    calls = texts * samples
+    calls = texts * settings.samples
     return {
         "rows": calls,
         "generations": calls,
-        "new_tokens": calls * run.recipe.judge.sampling.max_new_tokens,
+        "new_tokens": calls * settings.sampling.max_new_tokens,
     }

@@ -17,7 +17,11 @@ VERSION = 1
 
 
 def make_pairs(
-    run: Run[SelfRewardingRecipe], iteration: int, prompts: Artifact, candidates: Artifact, judgments: Artifact
+    run: Run[SelfRewardingRecipe],
+    iteration: int,
+    prompts: Artifact,
+    candidates: Artifact,
+    judgments: Artifact,
 ) -> Artifact:
     """Make the preference pairs of an iteration.
 

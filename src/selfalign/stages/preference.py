@@ -93,9 +93,7 @@ def evaluate_preference(run: Run[RLCDRecipe], base: Artifact, policy: Artifact, 
 
 def preference_measures(scores: Sequence[PairScore], *, seed: int) -> dict[str, Any]:
     """Return the held-out measures, each with a 95 % interval over pairs; ties count one half."""
-    reward = [
-        (s.policy_chosen - s.base_chosen) - (s.policy_rejected - s.base_rejected) for s in scores
-    ]
+    reward = [(s.policy_chosen - s.base_chosen) - (s.policy_rejected - s.base_rejected) for s in scores]
     base = [_won(s.base_chosen - s.base_rejected) for s in scores]
     policy = [_won(s.policy_chosen - s.policy_rejected) for s in scores]
     return {
@@ -168,7 +166,8 @@ def compare_outputs(run: Run[RLCDRecipe], base: Artifact, policy: Artifact, prom
 
         before, after = answer(base.path, "base_outputs.jsonl"), answer(policy.path, "policy_outputs.jsonl")
         seed = derive_seed(recipe.seed, "bootstrap")
-        both = [(before[key], after[key]) for key in before]
+        texts = [(before[key], after[key]) for key in before]
+        both = [(b, a) for b, a in texts if b.text is not None and a.text is not None]
         measures = {
             "changed": mean_interval([float(b.text != a.text) for b, a in both], seed=seed),
             "tokens_before": mean_interval([b.num_tokens for b, _ in both], seed=seed),
@@ -176,6 +175,10 @@ def compare_outputs(run: Run[RLCDRecipe], base: Artifact, policy: Artifact, prom
             "tokens_change": mean_interval([a.num_tokens - b.num_tokens for b, a in both], seed=seed),
         }
         write_json(work.output("outputs.json"), measures)
-        return {"rows": len(both), "changed": measures["changed"]["value"]}
+        return {
+            "rows": len(both),
+            "too_long": len(texts) - len(both),
+            "changed": measures["changed"]["value"],
+        }
 
     return run.do(stage, body)

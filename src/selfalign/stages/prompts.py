@@ -29,7 +29,11 @@ class PromptGeneration(Record):
 
 
 def new_prompts(
-    run: Run[SelfRewardingRecipe], iteration: int, generator: Artifact, data: DataSets, earlier: Sequence[Artifact]
+    run: Run[SelfRewardingRecipe],
+    iteration: int,
+    generator: Artifact,
+    data: DataSets,
+    earlier: Sequence[Artifact],
 ) -> Artifact:
     """Generate the prompts of an iteration.
 
@@ -128,7 +132,12 @@ class _Rounds:
     """Makes the few-shot requests of a round and has them answered."""
 
     def __init__(
-        self, run: Run[SelfRewardingRecipe], work: Work, generator: Artifact, ift: list[Prompt], before: list[Prompt]
+        self,
+        run: Run[SelfRewardingRecipe],
+        work: Work,
+        generator: Artifact,
+        ift: list[Prompt],
+        before: list[Prompt],
     ) -> None:
         self._recipe = run.recipe
         self._stage = work.stage

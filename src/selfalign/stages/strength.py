@@ -33,7 +33,9 @@ class Strength(Record):
         return self.positive - self.negative
 
 
-def measure_strength(run: Run[RLCDRecipe], policy: Artifact, contrasts: Artifact, pairs: Artifact) -> Artifact:
+def measure_strength(
+    run: Run[RLCDRecipe], policy: Artifact, contrasts: Artifact, pairs: Artifact
+) -> Artifact:
     """Measure the contrast of a sample of the pairs and warn where there is none.
 
     Reads:
@@ -65,7 +67,8 @@ def measure_strength(run: Run[RLCDRecipe], policy: Artifact, contrasts: Artifact
         for contrast in read_rows(contrasts.path, Contrast):
             by_prompt[contrast.prompt_id].append(contrast)
         drawn = sorted(
-            read_rows(pairs.path, PreferencePair), key=lambda p: derive_seed(recipe.seed, work.stage, p.pair_id)
+            read_rows(pairs.path, PreferencePair),
+            key=lambda p: derive_seed(recipe.seed, work.stage, p.pair_id),
         )[: settings.strength_pairs]
         scorer = Scorer(policy.path, recipe.policy)
 
@@ -118,6 +121,8 @@ def _figures(work: Work, seed: int) -> dict[str, Any]:
     return {
         "rows": len(rows),
         "contrast": overall,
-        "contrast_by_group": {name: mean_interval(values, seed=seed) for name, values in sorted(groups.items())},
+        "contrast_by_group": {
+            name: mean_interval(values, seed=seed) for name, values in sorted(groups.items())
+        },
         "neutral_gap": mean_interval([row.neutral for row in rows], seed=seed),
     }

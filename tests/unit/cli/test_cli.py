@@ -10,7 +10,7 @@ import yaml
 
 from selfalign import __version__
 from selfalign.cli.main import main
-from selfalign.config import Recipe
+from selfalign.config import SelfRewardingRecipe
 from selfalign.methods import execute
 from selfalign.recipes import load_recipe, resolve_recipe
 from selfalign.runs.files import write_json
@@ -90,7 +90,7 @@ def test_init_writes_a_recipe_that_is_the_preset_and_never_overwrites(call, pres
 
 def test_init_makes_the_directory_that_the_recipe_goes_into(call):
     assert call("init", "new/folder/mine.yaml").code == 0
-    assert load_recipe("new/folder/mine.yaml") == Recipe()
+    assert load_recipe("new/folder/mine.yaml") == SelfRewardingRecipe()
 
 
 def test_init_of_an_unknown_preset_writes_nothing(call, tmp_path):
@@ -105,15 +105,15 @@ def test_validate_prints_the_resolved_recipe_alone_on_stdout(call, recipe):
     expected = load_recipe(recipe, words[2:])
     answer = call(*words)
     assert answer.code == 0
-    assert Recipe.model_validate(yaml.safe_load(answer.out)) == expected
+    assert SelfRewardingRecipe.model_validate(yaml.safe_load(answer.out)) == expected
     assert "mine.yaml: valid" in answer.err
-    assert Recipe.model_validate(json.loads(call(*words, "--json").out)) == expected
+    assert SelfRewardingRecipe.model_validate(json.loads(call(*words, "--json").out)) == expected
 
 
 def test_schema_prints_json(call):
     answer = call("schema")
     assert answer.code == 0
-    assert json.loads(answer.out)["title"] == "Recipe"
+    assert {"SelfRewardingRecipe", "RLCDRecipe"} <= json.loads(answer.out)["$defs"].keys()
 
 
 def test_a_dry_run_lists_every_stage_and_writes_nothing(call, recipe, tmp_path):

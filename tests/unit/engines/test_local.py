@@ -96,9 +96,9 @@ def greedy(model: Any, chat: Chat, request: GenerationRequest) -> str:
         do_sample=False,
         max_new_tokens=NEARLY_GREEDY.max_new_tokens,
         pad_token_id=chat.tokenizer.pad_token_id,
+        eos_token_id=sorted(chat.tokenizer.added_tokens_decoder),
     )
-    new = output[0, ids.shape[1] :].tolist()
-    return chat.text(new[: new.index(chat.end_of_turn[0])] if chat.end_of_turn[0] in new else new)
+    return chat.text(output[0, ids.shape[1] :].tolist())
 
 
 @pytest.mark.parametrize("name", ["rotary", "sliding", "absolute"])
@@ -107,12 +107,18 @@ def greedy(model: Any, chat: Chat, request: GenerationRequest) -> str:
     [MIXED, [ask(r.key, r.messages[-1].content, system=False) for r in MIXED], MIXED[:1], MIXED[2:4]],
     ids=["shared system turn", "short shared start", "alone", "one prompt twice"],
 )
+@pytest.mark.parametrize("temperature", [0.0, 1e-5])
 def test_batches_decode_what_transformers_decodes_one_by_one(
-    name: str, requests: list[GenerationRequest], tiny_policy: Policy, request: pytest.FixtureRequest
+    temperature: float,
+    name: str,
+    requests: list[GenerationRequest],
+    tiny_policy: Policy,
+    request: pytest.FixtureRequest,
 ):
     directory = request.getfixturevalue(name)
     model, chat = AutoModelForCausalLM.from_pretrained(directory), load_chat(directory, tiny_policy)
-    found = LocalEngine(directory, tiny_policy, batch_size=4).generate(requests, NEARLY_GREEDY)
+    sampling = NEARLY_GREEDY.model_copy(update={"temperature": temperature})
+    found = LocalEngine(directory, tiny_policy, batch_size=4).generate(requests, sampling)
     assert {g.key: g.text for g in found} == {r.key: greedy(model, chat, r) for r in requests}
 
 
@@ -172,6 +178,25 @@ def test_the_end_of_text_stops_too(tiny_model: Path, tiny_policy: Policy, tmp_pa
     directory = swap(tiny_model, tmp_path / "taught", model=model)
     [generation] = LocalEngine(directory, tiny_policy, 4).generate(
         [ask("one", "and?", system=False)], NEARLY_GREEDY
+    )
+    assert generation == Generation("one", "aye", "stop", 3)
+
+
+@pytest.mark.parametrize("token", ["<|im_start|>", "<|endoftext|>"])
+def test_a_control_token_of_any_kind_ends_the_turn(
+    token: str, tiny_model: Path, tiny_policy: Policy, tmp_path: Path
+):
+    """A base model opens the next turn instead of closing its own; the tokenizer names no role for it."""
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(tiny_model),
+        AutoTokenizer.from_pretrained(tiny_model),
+    )
+    chat = Chat(tokenizer)
+    chat.end_of_turn = (tokenizer.convert_tokens_to_ids(token),)
+    taught_to_say("aye", chat, model, tmp_path)
+    directory = swap(tiny_model, tmp_path / "taught", model=model)
+    [generation] = LocalEngine(directory, tiny_policy, 4).generate(
+        [ask("one", "and?", system=False)], Sampling(temperature=0, max_new_tokens=25)
     )
     assert generation == Generation("one", "aye", "stop", 3)
 

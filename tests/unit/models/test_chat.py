@@ -18,6 +18,15 @@ REFUSES_SYSTEM = """
 {%- if messages[0]['role'] == 'system' %}{{ raise_exception('no system turns') }}{% endif %}
 {%- for message in messages %}[{{ message['role'] }}]{{ message['content'] }}<|im_end|>{% endfor %}"""
 
+LEAVES_SYSTEM_OUT = """
+{%- for message in messages if message['role'] != 'system' -%}
+[{{ message['role'] }}]{{ message['content'] }}<|im_end|>{% endfor %}"""
+STRICT_TURNS = """
+{%- for message in messages %}
+{%- set role = ['user', 'assistant'][loop.index0 % 2] %}
+{%- if message['role'] != role %}{{ raise_exception('in turn, please') }}{% endif -%}
+[{{ message['role'] }}]{{ message['content'] }}<|im_end|>{% endfor %}"""
+
 
 def turns(*contents: str, system: str | None = None) -> Messages:
     """User and assistant turns in alternation, after the system turn if there is one."""
@@ -100,6 +109,28 @@ def test_the_start_of_a_reply_goes_on_from_the_open_turn(chat: Chat):
     assert chat.tokenizer.decode(ids).endswith("<|im_start|>assistant\nScore:")
 
 
+@pytest.mark.parametrize("template", [REFUSES_SYSTEM, LEAVES_SYSTEM_OUT, STRICT_TURNS])
+def test_without_a_place_for_it_the_system_turn_opens_the_first_user_turn(
+    make_tokenizer: Callable[..., Any], template: str
+):
+    chat = Chat(make_tokenizer(template=template))
+
+    def rendered(messages: Messages) -> str:
+        return chat.tokenizer.decode(chat.prompt_ids(messages))
+
+    assert rendered(turns("hi")) == "[user]hi<|im_end|>"
+    assert rendered(turns("hi", system="be kind")) == "[user]be kind\n\nhi<|im_end|>"
+    assert rendered(turns("hi", "yes", "and?", system="be kind")) == (
+        "[user]be kind\n\nhi<|im_end|>[assistant]yes<|im_end|>[user]and?<|im_end|>"
+    )
+
+
+def test_a_folded_system_turn_stays_words_too(make_tokenizer: Callable[..., Any]):
+    chat = Chat(make_tokenizer(template=REFUSES_SYSTEM))
+    ids = chat.prompt_ids(turns("hi", system="<|im_end|>"))
+    assert ids.count(chat.end_of_turn[0]) == 1
+
+
 # Words stay words
 
 
@@ -116,7 +147,7 @@ def test_control_tokens_in_the_messages_stay_words(chat: Chat):
 def test_control_tokens_in_a_completion_stay_words(chat: Chat):
     ids = chat.completion_ids("a<|im_end|>b<|endoftext|>")
     assert ids[-1:] == list(chat.end_of_turn)
-    assert not set(ids[:-1]) & set(chat.tokenizer.all_special_ids)
+    assert not set(ids[:-1]) & set(chat.tokenizer.added_tokens_decoder)
     assert chat.text(ids) == "a< |im_end|>b< |endoftext|>"
 
 
@@ -127,10 +158,13 @@ def test_no_text_can_close_its_turn(chat: Chat, parts: list[str]):
     assert chat.completion_ids("".join(parts)).count(chat.end_of_turn[0]) == 1
 
 
-def test_of_nested_control_tokens_the_longest_is_broken(make_tokenizer: Callable[..., Any]):
-    special = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<s>", "<s><s>")
-    chat = Chat(make_tokenizer(special=special))
-    assert not set(chat.completion_ids("<s><s><s>")[:-1]) & set(chat.tokenizer.all_special_ids)
+@pytest.mark.parametrize("text", ["<s><s><s>", "a<s>b", "<a<s>>", "<a<s>", "<s>>"])
+def test_control_tokens_inside_of_others_stay_words_too(make_tokenizer: Callable[..., Any], text: str):
+    tokenizer = make_tokenizer(
+        special=("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<s>", "<s><s>", "<a<s>>")
+    )
+    ids = Chat(tokenizer).completion_ids(text)
+    assert [i for i in ids if i in tokenizer.added_tokens_decoder] == ids[-1:]
 
 
 @given(text=st.text(max_size=40))
@@ -174,11 +208,15 @@ def test_a_model_saved_with_our_template_loads_again_with_and_without_naming_it(
         assert load_chat(tmp_path, Policy(chat_template=template)).prompt_ids(turns("hi")) == expected
 
 
-def test_a_template_without_a_place_for_the_system_turn_refuses_it(make_tokenizer: Callable[..., Any]):
-    chat = Chat(make_tokenizer(template=REFUSES_SYSTEM))
-    assert chat.tokenizer.decode(chat.prompt_ids(turns("hi"))) == "[user]hi<|im_end|>"
-    with pytest.raises(ModelError, match=r"refuses turns of system, user: no system turns"):
-        chat.prompt_ids(turns("hi", system="be kind"))
+@pytest.mark.parametrize(
+    "messages", [turns("hi", "yes", "and?", system="be kind")[::2], turns("hi", "yes", "and?")[1:]]
+)
+def test_turns_that_a_template_has_no_place_for_are_refused(
+    make_tokenizer: Callable[..., Any], messages: Messages
+):
+    chat = Chat(make_tokenizer(template=STRICT_TURNS))
+    with pytest.raises(ModelError, match=r"the chat template refuses turns of .*: in turn, please"):
+        chat.prompt_ids(messages)
 
 
 def test_a_broken_template_is_refused(make_tokenizer: Callable[..., Any]):

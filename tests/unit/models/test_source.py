@@ -7,6 +7,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
+from selfalign.config import Policy
 from selfalign.errors import ModelError
 from selfalign.models.source import (
     EMBEDDED,
@@ -15,6 +16,7 @@ from selfalign.models.source import (
     check_directory,
     find_model,
     hash_directory,
+    policy_source,
 )
 
 
@@ -179,3 +181,64 @@ def test_the_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch):
     assert cache_directory() == Path("/var/cache/selfalign")
     monkeypatch.setenv("SELFALIGN_CACHE", "/fast/disk")
     assert cache_directory() == Path("/fast/disk")
+
+
+# Going on from a run
+
+
+@pytest.fixture
+def trained(tiny_model: Path, tmp_path: Path):
+    """Lay out a run whose trainings at these places are finished."""
+
+    def lay_out(*places: str) -> Path:
+        for place in places:
+            (tmp_path / "run" / place / "manifests").mkdir(parents=True)
+            (tmp_path / "run" / place / "manifests" / "train.json").write_text("{}")
+            shutil.copytree(tiny_model, tmp_path / "run" / place / "model")
+        return tmp_path / "run"
+
+    return lay_out
+
+
+@pytest.mark.parametrize(
+    ("places", "last"),
+    [
+        (["sft"], "sft"),
+        (["sft", "eft"], "eft"),
+        (["sft", "iteration-1", "eft"], "iteration-1"),
+        (["sft", "eft", *(f"iteration-{t}" for t in range(1, 11))], "iteration-10"),
+        (["rlcd"], "rlcd"),
+    ],
+)
+def test_the_last_model_of_a_run_takes_the_place_of_the_named_one(trained, places: list[str], last: str):
+    run = trained(*places)
+    source = policy_source(Policy(from_run=str(run), model="nonsense"))
+    assert source.name == str(run / last / "model")
+    assert source.materialise() == run / last / "model"
+    assert source.fingerprint == hash_directory(run / last / "model")
+
+
+def test_a_model_whose_training_is_not_finished_is_passed_over(trained):
+    run = trained("sft", "eft", "iteration-1", "iteration-2")
+    (run / "iteration-2" / "manifests" / "train.json").unlink()
+    shutil.rmtree(run / "iteration-1" / "model")
+    stale = run / "stale" / "20250101T000000-iteration-3-train"
+    shutil.copytree(run / "eft" / "model", stale / "model")
+    (stale / "train.json").write_text("{}")
+    assert policy_source(Policy(from_run=str(run))).name == str(run / "eft" / "model")
+
+
+def test_without_a_run_the_named_model_is_taken(tiny_model: Path):
+    assert policy_source(Policy(model=str(tiny_model))).name == str(tiny_model)
+    with pytest.raises(ModelError, match="nonsense: no such model directory"):
+        policy_source(Policy(model="nonsense"))
+
+
+def test_what_is_no_run_or_has_no_model_yet_is_refused_with_the_key(trained, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "nowhere", tmp_path / "empty"):
+        with pytest.raises(ModelError, match=f"policy.from_run: {path} is no run with a finished training"):
+            policy_source(Policy(from_run=str(path)))
+    (trained("rlcd") / "rlcd" / "model" / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="no weights"):
+        policy_source(Policy(from_run=str(tmp_path / "run")))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from selfalign.config import Recipe
+from selfalign.config import SelfRewardingRecipe
 from selfalign.runs import Artifact, Run, Stage
 from selfalign.runs.artifact import differences
 from selfalign.runs.events import EventLog, read_events
@@ -53,13 +53,13 @@ def states(run):
 
 
 def doing(root, **changes):
-    run = Run(root, Recipe(), EventLog(root.parent / "events.jsonl"))
+    run = Run(root, SelfRewardingRecipe(), EventLog(root.parent / "events.jsonl"))
     chain(run, **changes)
     return run
 
 
 def planning(root, **changes):
-    run = Run(root, Recipe())
+    run = Run(root, SelfRewardingRecipe())
     chain(run, **changes)
     return run
 
@@ -131,11 +131,11 @@ def test_a_stage_with_unfinished_work_is_partial_and_goes_on_with_it(tmp_path):
         return {}
 
     with pytest.raises(KeyboardInterrupt):
-        Run(root, Recipe(), events).do(stage, killed)
-    assert Run(root, Recipe()).inspect(stage).state == "partial"
-    artifact = Run(root, Recipe(), events).do(stage, going_on)
+        Run(root, SelfRewardingRecipe(), events).do(stage, killed)
+    assert Run(root, SelfRewardingRecipe()).inspect(stage).state == "partial"
+    artifact = Run(root, SelfRewardingRecipe(), events).do(stage, going_on)
     assert artifact.path.read_text() == "half whole"
-    assert Run(root, Recipe()).inspect(stage).state == "done"
+    assert Run(root, SelfRewardingRecipe()).inspect(stage).state == "done"
     assert list((root / "data" / "partial").iterdir()) == []
 
 
@@ -149,11 +149,11 @@ def test_work_begun_under_other_settings_is_stale_and_goes_to_stale(tmp_path):
 
     stage = Stage("data/read", 1, ("rows.txt",), {"n": 1})
     with pytest.raises(KeyboardInterrupt):
-        Run(root, Recipe(), EventLog(tmp_path / "e")).do(stage, killed)
+        Run(root, SelfRewardingRecipe(), EventLog(tmp_path / "e")).do(stage, killed)
     other = Stage("data/read", 1, ("rows.txt",), {"n": 2})
-    status = Run(root, Recipe()).inspect(other)
+    status = Run(root, SelfRewardingRecipe()).inspect(other)
     assert (status.state, status.why) == ("stale", ("it was begun under other settings",))
-    Run(root, Recipe(), EventLog(tmp_path / "e")).do(
+    Run(root, SelfRewardingRecipe(), EventLog(tmp_path / "e")).do(
         other, lambda work: {"n": work.output("rows.txt").write_text("whole")}
     )
     assert [path.read_text() for path in root.glob("stale/*/*")] == ["half"]
@@ -162,7 +162,7 @@ def test_work_begun_under_other_settings_is_stale_and_goes_to_stale(tmp_path):
 def test_the_partial_work_of_a_stage_is_not_that_of_its_namesake(tmp_path):
     (tmp_path / "partial").mkdir()
     (tmp_path / "partial" / "train-more.0123.rows").touch()
-    assert Run(tmp_path, Recipe()).inspect(Stage("train", 1, ("model",))).state == "pending"
+    assert Run(tmp_path, SelfRewardingRecipe()).inspect(Stage("train", 1, ("model",))).state == "pending"
 
 
 @pytest.mark.parametrize(
@@ -291,15 +291,15 @@ def test_a_stage_whose_figures_are_not_numbers_is_not_done(tmp_path):
         return {"loss": float("nan")}
 
     with pytest.raises(ValueError, match="JSON compliant"):
-        Run(tmp_path, Recipe(), EventLog(tmp_path / "events.jsonl")).do(stage, body)
-    assert Run(tmp_path, Recipe()).inspect(stage).state == "pending"
+        Run(tmp_path, SelfRewardingRecipe(), EventLog(tmp_path / "events.jsonl")).do(stage, body)
+    assert Run(tmp_path, SelfRewardingRecipe()).inspect(stage).state == "pending"
 
 
 def test_a_stage_that_leaves_out_an_output_is_not_done(tmp_path):
     stage = Stage("sft/train", 1, ("rows.txt",))
     with pytest.raises(FileNotFoundError):
-        Run(tmp_path, Recipe(), EventLog(tmp_path / "events.jsonl")).do(stage, lambda work: {})
-    assert Run(tmp_path, Recipe()).inspect(stage).state == "pending"
+        Run(tmp_path, SelfRewardingRecipe(), EventLog(tmp_path / "events.jsonl")).do(stage, lambda work: {})
+    assert Run(tmp_path, SelfRewardingRecipe()).inspect(stage).state == "pending"
 
 
 def test_a_run_tells_what_it_begins_and_ends(finished, tmp_path):
@@ -351,5 +351,7 @@ def test_differences_are_told_key_by_key_in_the_order_of_the_keys():
 def test_a_setting_written_as_a_tuple_is_the_list_that_the_manifest_holds(tmp_path):
     stage = Stage("x/y", 1, ("file",), {"rates": (1e-6, 2e-6)})
     events = EventLog(tmp_path / "events.jsonl")
-    Run(tmp_path, Recipe(), events).do(stage, lambda work: {"n": work.output("file").write_text("1")})
-    assert Run(tmp_path, Recipe()).inspect(stage).state == "done"
+    Run(tmp_path, SelfRewardingRecipe(), events).do(
+        stage, lambda work: {"n": work.output("file").write_text("1")}
+    )
+    assert Run(tmp_path, SelfRewardingRecipe()).inspect(stage).state == "done"
