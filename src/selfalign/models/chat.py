@@ -41,8 +41,9 @@ class Chat:
         self.tokenizer = tokenizer
         control = {token.content for token in tokenizer.added_tokens_decoder.values()}
         control |= set(tokenizer.all_special_tokens)
-        longest_first = sorted((token for token in control if token.strip()), key=len, reverse=True)
-        self._control = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+        spelled = "|".join(re.escape(token) for token in sorted(control) if token.strip())
+        # A control token may begin inside of another one, so nothing but its first letter is taken.
+        self._control = re.compile(f"(?={spelled}).", re.DOTALL) if spelled else None
         self.end_of_turn: tuple[int, ...] = self._find_end_of_turn()
         """Token ids that close an assistant turn; generation stops there and training learns them."""
 
@@ -71,7 +72,7 @@ class Chat:
         """Return the text with spelled-out control tokens broken by a space, so that they stay words."""
         if self._control is None:
             return text
-        return self._control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+        return self._control.sub(r"\g<0> ", text)
 
     def _render(self, messages: Sequence[Message], *, generation: bool = True) -> str:
         turns = [{"role": m.role, "content": self.neutral(m.content)} for m in messages]

@@ -129,6 +129,7 @@ def load_trainable(path: Path, policy: Policy, lora: Lora | None, *, dropout: fl
         model = load_adapter(path, policy, dtype, dropout=dropout, trainable=True)
     else:
         targets = lora.target_modules
+        torch.manual_seed(0)  # an adapter starts from drawn numbers: the same ones in every run
         model = get_peft_model(
             # The adapter names its base by this path, and has to find it from any working directory.
             load_model(path.absolute(), policy, dtype, dropout=dropout),

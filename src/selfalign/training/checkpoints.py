@@ -55,7 +55,7 @@ def load_checkpoint(
             restore_weights(checkpoint / _WEIGHTS, model)
             _restore_moments(load_file(checkpoint / _OPTIMIZER), model, optimizer)
             return read_json(checkpoint / _STATE), warnings
-        warnings.append(f"{checkpoint.name} is damaged ({problem}); going back to the one before")
+        warnings.append(f"{checkpoint.name} is damaged ({problem}) and passed over")
     return None, warnings
 
 

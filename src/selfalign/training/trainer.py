@@ -68,8 +68,9 @@ def train(
 ) -> list[LogRow]:
     """Train the model in place and return its log, a row a step.
 
-    How a step is cut into micro-batches does not change its gradient. A training that was killed goes on
-    from its newest whole checkpoint and, on the same machine, ends where it would have ended.
+    How a step is cut into micro-batches does not change its gradient, dropout masks aside. A training that
+    was killed goes on from its newest whole checkpoint and, on the same machine, ends where it would have
+    ended.
 
     Args:
         model: Its parameters that require gradients are trained; they are float32.

@@ -215,6 +215,25 @@ def test_rows_that_have_finished_leave_the_batch(tiny_model: Path, tiny_policy: 
     assert rows[-1] < 4
 
 
+def test_rows_that_end_at_random_do_not_touch_the_others(tiny_model: Path, tiny_policy: Policy):
+    requests = [ask(f"{i}", "why " * (i % 5), seed=i) for i in range(24)]
+    hot = Sampling(temperature=5.0, top_p=1.0, max_new_tokens=80)
+
+    def answers(batch_size: int) -> dict[str, Generation]:
+        return {g.key: g for g in LocalEngine(tiny_model, tiny_policy, batch_size).generate(requests, hot)}
+
+    alone = answers(1)
+    assert answers(24) == alone
+    assert {g.finish_reason for g in alone.values()} == {"stop", "length"}
+
+
+def test_no_gradient_is_kept_while_generating(tiny_model: Path, tiny_policy: Policy):
+    engine, grad = LocalEngine(tiny_model, tiny_policy, batch_size=4), []
+    engine._model.register_forward_pre_hook(lambda *_: grad.append(torch.is_grad_enabled()))
+    list(engine.generate(MIXED, NEARLY_GREEDY))
+    assert set(grad) == {False}
+
+
 @pytest.mark.parametrize(
     ("prompts", "shared"),
     [

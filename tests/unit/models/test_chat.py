@@ -116,7 +116,7 @@ def test_control_tokens_in_the_messages_stay_words(chat: Chat):
 def test_control_tokens_in_a_completion_stay_words(chat: Chat):
     ids = chat.completion_ids("a<|im_end|>b<|endoftext|>")
     assert ids[-1:] == list(chat.end_of_turn)
-    assert not set(ids[:-1]) & set(chat.tokenizer.all_special_ids)
+    assert not set(ids[:-1]) & set(chat.tokenizer.added_tokens_decoder)
     assert chat.text(ids) == "a< |im_end|>b< |endoftext|>"
 
 
@@ -127,10 +127,13 @@ def test_no_text_can_close_its_turn(chat: Chat, parts: list[str]):
     assert chat.completion_ids("".join(parts)).count(chat.end_of_turn[0]) == 1
 
 
-def test_of_nested_control_tokens_the_longest_is_broken(make_tokenizer: Callable[..., Any]):
-    special = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<s>", "<s><s>")
-    chat = Chat(make_tokenizer(special=special))
-    assert not set(chat.completion_ids("<s><s><s>")[:-1]) & set(chat.tokenizer.all_special_ids)
+@pytest.mark.parametrize("text", ["<s><s><s>", "a<s>b", "<a<s>>", "<a<s>", "<s>>"])
+def test_control_tokens_inside_of_others_stay_words_too(make_tokenizer: Callable[..., Any], text: str):
+    tokenizer = make_tokenizer(
+        special=("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<s>", "<s><s>", "<a<s>>")
+    )
+    ids = Chat(tokenizer).completion_ids(text)
+    assert [i for i in ids if i in tokenizer.added_tokens_decoder] == ids[-1:]
 
 
 @given(text=st.text(max_size=40))
