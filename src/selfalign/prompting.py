@@ -44,6 +44,14 @@ def few_shot(
     return tuple(examples[index] for index in rng.permutation(len(examples)))
 
 
+def showable(prompts: Sequence[Prompt], *, max_words: int) -> list[Prompt]:
+    """Return the prompts fit to be shown as examples: no longer than a new prompt may be.
+
+    All are fit if none is that short.
+    """
+    return [p for p in prompts if len(words(p.messages[-1].content)) <= max_words] or list(prompts)
+
+
 def new_prompt_messages(examples: Sequence[Prompt]) -> Messages:
     """Return the one user message that shows the examples and asks for one new task.
 

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfalign.dedup import NearDuplicates
-from selfalign.prompting import accept, extract_prompts, few_shot, new_prompt_messages, reject_reason
+from selfalign.prompting import (
+    accept,
+    extract_prompts,
+    few_shot,
+    new_prompt_messages,
+    reject_reason,
+    showable,
+)
 from selfalign.records import Message, Prompt
 
 SEED_TASKS = (
@@ -264,3 +271,10 @@ def test_most_real_seed_tasks_pass_the_filters() -> None:
     assert len(prompts) + rejected.total() == 175
     assert len(prompts) > 160
     assert set(rejected) <= {"too_short", "keyword", "near_duplicate"}
+
+
+def test_examples_to_show_are_no_longer_than_what_is_asked_for() -> None:
+    short = prompt("Name three rivers of Europe.")
+    long = prompt("word " * 151)
+    assert showable([short, long], max_words=150) == [short]
+    assert showable([long], max_words=150) == [long]

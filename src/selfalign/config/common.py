@@ -40,7 +40,9 @@ class EngineSettings(Section):
     kind: Literal["transformers", "scripted"] = "transformers"
     """`transformers` runs the model in this process; `scripted` answers by rule, for tests and trials."""
     batch_size: PositiveInt = 64
-    """Sequences decoded at once."""
+    """Sequences decoded at once, at most."""
+    batch_tokens: PositiveInt = 65536
+    """Tokens of prompts and completions held at once; long prompts make smaller batches."""
     script: str | None = None
     """File of rules for the scripted engine; the shipped one if not given."""
 

@@ -16,4 +16,4 @@ def open_engine(settings: EngineSettings, policy: Policy, model: Path) -> Engine
         return ScriptedEngine(settings.script)
     from selfalign.engines.local import LocalEngine
 
-    return LocalEngine(model, policy, settings.batch_size)
+    return LocalEngine(model, policy, settings.batch_size, settings.batch_tokens)

@@ -38,12 +38,13 @@ class _Row:
 class LocalEngine:
     """Generates with a decoder-only model of transformers."""
 
-    def __init__(self, model: Path, policy: Policy, batch_size: int) -> None:
+    def __init__(self, model: Path, policy: Policy, batch_size: int, batch_tokens: int = 65536) -> None:
         """Load the model in the computing type of its device."""
         self._device = pick_device(policy)
         self._model = load_model(model, policy, compute_dtype(policy, self._device)).eval()
         self._chat = load_chat(model, policy)
         self._batch_size = batch_size
+        self._batch_tokens = batch_tokens
         self._context: int = self._model.config.max_position_embeddings
         eos = self._model.generation_config.eos_token_id
         # A control token of any kind ends the turn: a base model may open the next one instead of closing
@@ -70,8 +71,20 @@ class LocalEngine:
         rows.sort(key=lambda row: (len(row.prompt), row.prompt))
         shared = _shared_prefix([row.prompt for row in rows]) if self._can_share else 0
         prefix = self._prefix_cache(rows[0].prompt[:shared]) if shared else None
-        for start in range(0, len(rows), self._batch_size):
-            yield from self._decode(rows[start : start + self._batch_size], prefix, shared, sampling)
+        for batch in self._batches(rows):
+            yield from self._decode(batch, prefix, shared, sampling)
+
+    def _batches(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
+        """Cut rows, the shortest first, into batches that fit in memory when all reach their limit."""
+        batch: list[_Row] = []
+        for row in rows:
+            room = (len(batch) + 1) * (len(row.prompt) + len(row.uniforms)) <= self._batch_tokens
+            if batch and (len(batch) == self._batch_size or not room):
+                yield batch
+                batch = []
+            batch.append(row)
+        if batch:
+            yield batch
 
     def _decode(
         self, rows: list[_Row], prefix: DynamicCache | None, shared: int, sampling: Sampling

@@ -8,7 +8,7 @@ from selfalign.config import SelfRewardingRecipe
 from selfalign.dedup import NearDuplicates
 from selfalign.engines import Engine, GenerationRequest, open_engine
 from selfalign.errors import NothingToTrainError
-from selfalign.prompting import accept, extract_prompts, few_shot, new_prompt_messages
+from selfalign.prompting import accept, extract_prompts, few_shot, new_prompt_messages, showable
 from selfalign.records import Prompt, RankedPrompt, Record, SFTExample
 from selfalign.runs import Artifact, Run, Stage, Work
 from selfalign.runs.files import read_rows, write_rows
@@ -16,7 +16,7 @@ from selfalign.seeds import derive_seed
 from selfalign.stages.common import about_tokens, generation_settings, plain
 from selfalign.stages.data import DataSets
 
-VERSION = 1
+VERSION = 2
 
 
 class PromptGeneration(Record):
@@ -79,7 +79,7 @@ def new_prompts(
         ranked = [p for file in (data.ranked, data.held_out) for p in read_rows(file.path, RankedPrompt)]
         for messages in (*(p.messages for p in (*ift, *before)), *(p.messages for p in ranked)):
             seen.add(messages[-1].content)
-        rounds = _Rounds(run, work, generator, ift, before)
+        rounds = _Rounds(run, work, generator, showable(ift, max_words=settings.max_words), before)
         accepted: list[Prompt] = []
         dropped: Counter[str] = Counter()
         with work.partial("generations.jsonl", PromptGeneration, lambda row: row.key) as rows:

@@ -224,6 +224,19 @@ def test_what_prompts_share_and_what_samples_share_is_computed_once(tiny_model: 
     assert shapes == [(1, shared), (2, len(prompts[0]) - shared), (8, 1)]
 
 
+def test_long_prompts_make_small_batches(tiny_model: Path, tiny_policy: Policy):
+    requests = [ask(str(i), "x" * (10 if i % 2 else 300), seed=i) for i in range(12)]
+    limit = Sampling(max_new_tokens=4)
+    whole = LocalEngine(tiny_model, tiny_policy, batch_size=12)
+    expected = {g.key: g for g in whole.generate(requests, limit)}
+    engine = LocalEngine(tiny_model, tiny_policy, batch_size=12, batch_tokens=1000)
+    shapes = watch(engine)
+    assert {g.key: g for g in engine.generate(requests, limit)} == expected
+    decoded = [count for count, width in shapes if width == 1]
+    assert max(decoded) == 6
+    assert min(decoded) == 2
+
+
 def test_rows_that_have_finished_leave_the_batch(tiny_model: Path, tiny_policy: Policy):
     """Each prompt leaves less room in the context than the one before, so that rows end one by one."""
     requests = [ask(str(room), "x" * (1024 - 96 - room)) for room in range(30, 38)]
@@ -238,6 +251,25 @@ def test_rows_that_have_finished_leave_the_batch(tiny_model: Path, tiny_policy: 
     assert rows == sorted(rows, reverse=True)
     assert rows[0] == 8
     assert rows[-1] < 4
+
+
+def test_rows_that_end_at_random_do_not_touch_the_others(tiny_model: Path, tiny_policy: Policy):
+    requests = [ask(f"{i}", "why " * (i % 5), seed=i) for i in range(24)]
+    hot = Sampling(temperature=5.0, top_p=1.0, max_new_tokens=80)
+
+    def answers(batch_size: int) -> dict[str, Generation]:
+        return {g.key: g for g in LocalEngine(tiny_model, tiny_policy, batch_size).generate(requests, hot)}
+
+    alone = answers(1)
+    assert answers(24) == alone
+    assert {g.finish_reason for g in alone.values()} == {"stop", "length"}
+
+
+def test_no_gradient_is_kept_while_generating(tiny_model: Path, tiny_policy: Policy):
+    engine, grad = LocalEngine(tiny_model, tiny_policy, batch_size=4), []
+    engine._model.register_forward_pre_hook(lambda *_: grad.append(torch.is_grad_enabled()))
+    list(engine.generate(MIXED, NEARLY_GREEDY))
+    assert set(grad) == {False}
 
 
 @pytest.mark.parametrize(

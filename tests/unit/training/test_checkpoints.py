@@ -126,6 +126,7 @@ def test_without_a_whole_checkpoint_training_starts_anew_with_warnings(
     expected, unbroken, _, _ = train_in(tmp_path / "unbroken")
     assert started == 0
     assert [warning.split()[0] for warning in warnings] == ["step-00000006", "step-00000004"]
+    assert not any("before" in warning for warning in warnings)
     assert log == expected
     assert torch.equal(ended, unbroken)
 

@@ -36,7 +36,6 @@ def session_of(tiny_policy: Policy, sequences_of: Any, tmp_path: Path) -> Callab
     def train(
         start: Path, name: str, settings: Train, objective: Objective[Any] | None = None, seed: int = 0
     ) -> Path:
-        torch.manual_seed(0)
         with TrainingSession(start, tiny_policy, settings) as session:
             session.train(
                 work_in(tmp_path / name),
@@ -127,6 +126,13 @@ def test_a_second_training_goes_on_with_the_same_adapter(
     one, two = (load_file(d / "adapter_model.safetensors") for d in (first, second))
     assert one.keys() == two.keys()
     assert all(not torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_same_seed_trains_the_same_adapter_whatever_was_drawn_before(tiny_model: Path, session_of: Any):
+    first = load_file(session_of(tiny_model, "one", LORA) / "adapter_model.safetensors")
+    torch.manual_seed(123)
+    again = load_file(session_of(tiny_model, "two", LORA) / "adapter_model.safetensors")
+    assert all(torch.equal(first[name], again[name]) for name in first)
 
 
 def test_full_training_from_an_adapter_starts_at_the_merged_model(

@@ -8,10 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import (
-    get_cosine_schedule_with_warmup,
-    get_linear_schedule_with_warmup,
-)
+from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from selfalign.config import Train, Validation
 from selfalign.errors import TrainingError
