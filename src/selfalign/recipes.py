@@ -195,7 +195,7 @@ def explain_recipe(method: str = "self_rewarding", preset: str | None = None) ->
     """
     recipe = resolve_recipe({"method": method, **({"preset": preset} if preset else {})})
     lines = [
-        "# A selfalign recipe. Every key is optional; the values below are what you get without it.",
+        "# A selfalign recipe. A key that you leave out keeps the value shown here.",
         "# Run:   selfalign run THIS_FILE",
         "# Look:  selfalign run THIS_FILE --dry-run",
         *_explained(recipe, ""),

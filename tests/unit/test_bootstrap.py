@@ -43,3 +43,19 @@ def test_it_covers_the_truth_about_as_often_as_it_says():
     draw = np.random.default_rng(5)
     intervals = [mean_interval(draw.random(40).tolist(), seed=i) for i in range(200)]
     assert 0.88 <= mean(found["low"] <= 0.5 <= found["high"] for found in intervals) <= 0.99
+
+
+def test_several_values_of_one_prompt_are_drawn_together():
+    """Stating every value three times adds no knowledge, so the interval must not shrink."""
+    values = np.random.default_rng(3).random(40).tolist()
+    once = mean_interval(values, seed=1)
+    thrice = mean_interval(values * 3, seed=1, clusters=[*range(40)] * 3)
+    assert thrice["n"] == 120
+    assert [thrice[key] for key in ("value", "low", "high")] == pytest.approx(
+        [once[key] for key in ("value", "low", "high")]
+    )
+
+
+def test_values_of_a_single_prompt_have_no_interval():
+    found = mean_interval([1.0, 2.0], seed=0, clusters=["p", "p"])
+    assert found == {"value": 1.5, "low": None, "high": None, "n": 2}

@@ -1,7 +1,7 @@
 """Messages to token ids, the same way for generating, training and measuring.
 
 The tokenizer's own chat template is the only source of structure. Where it has no place for a system
-turn, that turn's text opens the first user turn. Text of users and models is kept
+turn, its text opens the first user turn. Text of users and models is kept
 from becoming structure: a control token spelled out in it is broken up before it is rendered.
 """
 

@@ -26,7 +26,8 @@ def evaluate_judge(
         <where>/judge_quality.json, <where>/held_out_judgments.jsonl
     """
     settings = run.recipe.evaluation
-    asked = run.recipe.judge.model_copy(update={"samples": settings.samples})
+    greedy = run.recipe.judge.sampling.temperature == 0  # then more samples would only repeat the first
+    asked = run.recipe.judge.model_copy(update={"samples": 1 if greedy else settings.samples})
     stage = Stage(
         name=f"{where}/evaluate",
         version=VERSION,

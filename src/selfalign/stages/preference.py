@@ -92,19 +92,19 @@ def evaluate_preference(run: Run[RLCDRecipe], base: Artifact, policy: Artifact, 
 
 
 def preference_measures(scores: Sequence[PairScore], *, seed: int) -> dict[str, Any]:
-    """Return the held-out measures, each with a 95 % interval over pairs; ties count one half."""
+    """Return the held-out measures, each with a 95 % interval over prompts; ties count one half."""
     reward = [(s.policy_chosen - s.base_chosen) - (s.policy_rejected - s.base_rejected) for s in scores]
     base = [_won(s.base_chosen - s.base_rejected) for s in scores]
     policy = [_won(s.policy_chosen - s.policy_rejected) for s in scores]
-    return {
-        "implicit_reward_accuracy": mean_interval([_won(margin) for margin in reward], seed=seed),
-        "implicit_reward_margin": mean_interval(reward, seed=seed),
-        "prefers_positive_before": mean_interval(base, seed=seed),
-        "prefers_positive_after": mean_interval(policy, seed=seed),
-        "prefers_positive_change": mean_interval(
-            [after - before for before, after in zip(base, policy, strict=True)], seed=seed
-        ),
+    values = {
+        "implicit_reward_accuracy": [_won(margin) for margin in reward],
+        "implicit_reward_margin": reward,
+        "prefers_positive_before": base,
+        "prefers_positive_after": policy,
+        "prefers_positive_change": [after - before for before, after in zip(base, policy, strict=True)],
     }
+    prompts = [s.prompt_id for s in scores]
+    return {name: mean_interval(found, seed=seed, clusters=prompts) for name, found in values.items()}
 
 
 def _won(margin: float) -> float:
