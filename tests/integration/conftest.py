@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from selfalign.cli.main import main
+
+Call = Callable[..., int]
 Command = Callable[..., list[str]]
 
 RECIPE = """\
@@ -75,3 +78,16 @@ def finished_run(command: Command, tmp_path_factory: pytest.TempPathFactory) -> 
     run_dir = tmp_path_factory.mktemp("runs") / "whole"
     subprocess.run(command(run_dir), check=True, capture_output=True, text=True)
     return run_dir
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Return a function that runs the command line in this process and gives its exit code."""
+
+    def run(*words: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["selfalign", *map(str, words)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        return int(left.value.code or 0)
+
+    return run

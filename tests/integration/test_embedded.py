@@ -1,12 +1,10 @@
 """The quickstart recipe with the embedded model, made as small as it can be."""
 
 import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
 
-from selfalign.cli.main import main
 from selfalign.models.source import EMBEDDED_PACKAGE
 from selfalign.runs.files import read_json
 
@@ -18,7 +16,7 @@ QUICKSTART = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.yaml"
 @pytest.mark.skipif(
     importlib.util.find_spec(EMBEDDED_PACKAGE) is None, reason=f"{EMBEDDED_PACKAGE} is not installed"
 )
-def test_the_embedded_model_goes_through_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_embedded_model_goes_through_the_loop(tmp_path: Path, call):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     run_dir = tmp_path / "run"
@@ -31,11 +29,7 @@ def test_the_embedded_model_goes_through_the_loop(tmp_path: Path, monkeypatch: p
         "candidates.sampling.max_new_tokens=40",
         "evaluation.samples=1",
     )
-    words = ["selfalign", "run", str(QUICKSTART), *overrides, "--run-dir", str(run_dir)]
-    monkeypatch.setattr(sys, "argv", words)
-    with pytest.raises(SystemExit) as left:
-        main()
-    assert left.value.code == 0
+    assert call("run", QUICKSTART, *overrides, "--run-dir", run_dir) == 0
     model = AutoModelForCausalLM.from_pretrained(run_dir / "iteration-1" / "model")
     tokenizer = AutoTokenizer.from_pretrained(run_dir / "iteration-1" / "model")
     turns = [{"role": "user", "content": "What is the capital of France?"}]

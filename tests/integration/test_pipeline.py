@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from selfalign.cli.main import main
 from selfalign.models.source import find_model
 from selfalign.records import Completion, Judgment, PreferencePair, Prompt
 from selfalign.runs.files import read_json, read_rows
@@ -31,16 +29,6 @@ reply = 'Tell us about {{ words(4) }} and {{ words(4) }} today.'
 match = ''
 reply = 'A zebra said {{ words(8) }}.'
 """
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    """Run the command line in this process and return its exit code."""
-    monkeypatch.setattr(sys, "argv", ["selfalign", *map(str, words)])
-    try:
-        main()
-    except SystemExit as leave:
-        return int(leave.code or 0)
-    return 0
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -139,39 +127,37 @@ def own_run(command, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_changed_recipe_is_refused_and_update_redoes_what_it_touches(
-    own_run: Path, tiny_recipe: Path, monkeypatch, capsys
+    own_run: Path, tiny_recipe: Path, call, capsys
 ):
     words = ("run", tiny_recipe, "dpo.beta=0.3", "--run-dir", own_run)
     judgments = (own_run / "iteration-1" / "judgments.jsonl").read_bytes()
-    assert call(monkeypatch, *words) == 2
+    assert call(*words) == 2
     message = capsys.readouterr().err
     assert "iteration-1/train" in message
     assert "beta: 0.1 -> 0.3" in message
     assert "--update" in message
     old = (own_run / "iteration-1" / "model" / "model.safetensors").read_bytes()
-    assert call(monkeypatch, *words, "--update") == 0
+    assert call(*words, "--update") == 0
     assert (own_run / "iteration-1" / "judgments.jsonl").read_bytes() == judgments
     assert (own_run / "iteration-1" / "model" / "model.safetensors").read_bytes() != old
     kept = [path.read_bytes() for path in own_run.glob("stale/*iteration-1-train/model/model.safetensors")]
     assert kept == [old]
 
 
-def test_more_iterations_go_on_without_redoing_any(own_run: Path, tiny_recipe: Path, monkeypatch, capsys):
+def test_more_iterations_go_on_without_redoing_any(own_run: Path, tiny_recipe: Path, call, capsys):
     words = ("run", tiny_recipe, "dpo.beta=0.3", "num_iterations=3", "--run-dir", own_run)
     before = (own_run / "iteration-2" / "model" / "model.safetensors").stat().st_mtime_ns
-    assert call(monkeypatch, *words) == 0
+    assert call(*words) == 0
     assert (own_run / "iteration-3" / "model" / "model.safetensors").is_file()
     assert (own_run / "iteration-2" / "model" / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_no_pair_left_stops_the_run_and_says_how_to_go_on(
-    tiny_recipe: Path, tmp_path: Path, monkeypatch, capsys
-):
+def test_no_pair_left_stops_the_run_and_says_how_to_go_on(tiny_recipe: Path, tmp_path: Path, call, capsys):
     script = tmp_path / "script.toml"
     script.write_text(SILENT_JUDGE)
     run_dir = tmp_path / "run"
     words = ("run", tiny_recipe, f"engine.script={script}", "--run-dir", run_dir)
-    assert call(monkeypatch, *words) == 2
+    assert call(*words) == 2
     message = capsys.readouterr().err
     assert "no pair is left" in message
     assert "equal_rewards" in message
@@ -181,16 +167,16 @@ def test_no_pair_left_stops_the_run_and_says_how_to_go_on(
     assert not (run_dir / "iteration-1" / "model").exists()
 
 
-def test_training_that_diverges_saves_no_model(tiny_recipe: Path, tmp_path: Path, monkeypatch, capsys):
+def test_training_that_diverges_saves_no_model(tiny_recipe: Path, tmp_path: Path, call, capsys):
     run_dir = tmp_path / "run"
     words = ("run", tiny_recipe, "sft.learning_rate=1e30", "sft.epochs=3", "--run-dir", run_dir)
-    assert call(monkeypatch, *words) == 2
+    assert call(*words) == 2
     assert "not finite" in capsys.readouterr().err
     assert not (run_dir / "sft" / "model").exists()
 
 
 def test_a_full_disk_is_said_plainly_and_the_run_goes_on_later(
-    tiny_recipe: Path, tmp_path: Path, monkeypatch, capsys
+    tiny_recipe: Path, tmp_path: Path, call, monkeypatch, capsys
 ):
     import selfalign.stages.pairs as stage
 
@@ -201,13 +187,13 @@ def test_a_full_disk_is_said_plainly_and_the_run_goes_on_later(
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(stage, "write_rows", full)
-    assert call(monkeypatch, "run", tiny_recipe, "--run-dir", run_dir) == 2
+    assert call("run", tiny_recipe, "--run-dir", run_dir) == 2
     message = capsys.readouterr().err
     assert "No space left" in message
     assert "run again" in message
     assert not (run_dir / "iteration-1" / "pairs.jsonl").exists()
     monkeypatch.setattr(stage, "write_rows", real)
-    assert call(monkeypatch, "run", tiny_recipe, "--run-dir", run_dir) == 0
+    assert call("run", tiny_recipe, "--run-dir", run_dir) == 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -248,33 +234,27 @@ def test_a_second_process_is_refused(command, tmp_path: Path):
     ],
     ids=["lora", "lora-over-full", "rationale-and-all-pairs", "validation"],
 )  # fmt: skip
-def test_other_choices_run_to_the_end(
-    overrides: list[str], tiny_recipe: Path, tmp_path: Path, monkeypatch, capsys
-):
+def test_other_choices_run_to_the_end(overrides: list[str], tiny_recipe: Path, tmp_path: Path, call, capsys):
     run_dir = tmp_path / "run"
-    assert call(monkeypatch, "run", tiny_recipe, *overrides, "--run-dir", run_dir) == 0, (
-        capsys.readouterr().err
-    )
+    assert call("run", tiny_recipe, *overrides, "--run-dir", run_dir) == 0, capsys.readouterr().err
     model = run_dir / "iteration-2" / "model"
     if "lora" in overrides[0]:
         assert (model / "adapter_model.safetensors").is_file()
         assert not (model / "model.safetensors").exists()
-        assert call(monkeypatch, "merge", model, tmp_path / "merged") == 0
+        assert call("merge", model, tmp_path / "merged") == 0
         model = tmp_path / "merged"
     assert (model / "model.safetensors").is_file()
 
 
-def test_a_fixed_generator_writes_the_prompts(
-    tiny_recipe: Path, tiny_model: Path, tmp_path: Path, monkeypatch
-):
+def test_a_fixed_generator_writes_the_prompts(tiny_recipe: Path, tiny_model: Path, tmp_path: Path, call):
     run_dir = tmp_path / "run"
     words = ("run", tiny_recipe, f"prompts.generator={tiny_model}", "num_iterations=1", "--run-dir", run_dir)
-    assert call(monkeypatch, *words) == 0
+    assert call(*words) == 0
     parts = read_json(run_dir / "iteration-1" / "manifests" / "prompts.json")["parts"]
     assert parts["input generator"] == find_model(str(tiny_model)).fingerprint
 
 
-def test_the_local_engine_runs_the_loop_too(tiny_recipe: Path, tmp_path: Path, monkeypatch, capsys):
+def test_the_local_engine_runs_the_loop_too(tiny_recipe: Path, tmp_path: Path, call, capsys):
     """A random model can't judge, so the run must stop for want of agreeing judgments, and say so."""
     run_dir = tmp_path / "run"
     words = (
@@ -285,7 +265,7 @@ def test_the_local_engine_runs_the_loop_too(tiny_recipe: Path, tmp_path: Path, m
         "--run-dir",
         run_dir,
     )
-    assert call(monkeypatch, *words) == 2
+    assert call(*words) == 2
     message = capsys.readouterr().err
     assert "none of" in message
     assert "agrees with the human order" in message

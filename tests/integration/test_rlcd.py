@@ -3,7 +3,6 @@
 import json
 import random
 import subprocess
-import sys
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from selfalign.cli.main import main
 from selfalign.models.source import find_model
 from selfalign.records import Completion, Contrast, Judgment, Message, PreferencePair, Prompt
 from selfalign.rlcd import under_principle
@@ -32,16 +30,6 @@ vocabulary = "one"
 match = ''
 reply = "{{ prompt }} It is always the same."
 """
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    """Run the command line in this process and return its exit code."""
-    monkeypatch.setattr(sys, "argv", ["selfalign", *map(str, words)])
-    try:
-        main()
-    except SystemExit as leave:
-        return int(leave.code or 0)
-    return 0
 
 
 def script(folder: Path, text: str) -> str:
@@ -164,9 +152,7 @@ def test_a_second_command_finds_everything_done(command, finished: Path, rlcd_re
     assert {stage["state"] for stage in plan} == {"done"}
 
 
-def test_every_prompt_and_every_contrast_is_counted(
-    finished: Path, rlcd_recipe: Path, tmp_path: Path, monkeypatch
-):
+def test_every_prompt_and_every_contrast_is_counted(finished: Path, rlcd_recipe: Path, tmp_path: Path, call):
     assert check_counts(finished).keys() == {"kept"}
     rows = [
         {"instruction": f"{word} {i}", "output": "x"}
@@ -178,7 +164,7 @@ def test_every_prompt_and_every_contrast_is_counted(
         "contrast.per_prompt=2", "contrast.samples=3",
         "contrast.sampling={temperature: 0.7, max_new_tokens: 20}", "contrast.filters.similarity=0.6",
     )  # fmt: skip
-    assert call(monkeypatch, "run", rlcd_recipe, *words, "--run-dir", tmp_path / "run") == 0
+    assert call("run", rlcd_recipe, *words, "--run-dir", tmp_path / "run") == 0
     outcomes = check_counts(tmp_path / "run")
     assert outcomes.keys() == {"kept", "empty", "identical", "truncated", "near_identical"}
     assert outcomes.total() == 2 * 3 * 40
@@ -186,10 +172,10 @@ def test_every_prompt_and_every_contrast_is_counted(
 
 
 def test_sides_that_never_differ_stop_the_run_and_say_how_to_go_on(
-    rlcd_recipe: Path, tmp_path: Path, monkeypatch, capsys
+    rlcd_recipe: Path, tmp_path: Path, call, capsys
 ):
     words = ("run", rlcd_recipe, script(tmp_path, CONSTANT_SCRIPT), "--run-dir", tmp_path / "run")
-    assert call(monkeypatch, *words) == 2
+    assert call(*words) == 2
     message = capsys.readouterr().err
     assert "no pair is left to train on (60 identical)" in message
     assert "try contrast.sampling.temperature=0.7" in " ".join(message.split())
@@ -199,30 +185,30 @@ def test_sides_that_never_differ_stop_the_run_and_say_how_to_go_on(
 
 
 def test_prompts_of_a_language_without_principles_stop_the_run(
-    rlcd_recipe: Path, tmp_path: Path, monkeypatch, capsys
+    rlcd_recipe: Path, tmp_path: Path, call, capsys
 ):
     data = jsonl(tmp_path / "p.jsonl", [{"instruction": f"вопрос {i}", "output": "x"} for i in range(4)])
-    assert call(monkeypatch, "run", rlcd_recipe, data, "--run-dir", tmp_path / "run") == 2
+    assert call("run", rlcd_recipe, data, "--run-dir", tmp_path / "run") == 2
     message = " ".join(capsys.readouterr().err.split())
     assert "no prompt can be contrasted (4 no_principles)" in message
     assert "contrast.language" in message
 
 
 def test_a_principle_without_a_side_stops_the_run_before_anything_is_done(
-    rlcd_recipe: Path, tmp_path: Path, monkeypatch, capsys
+    rlcd_recipe: Path, tmp_path: Path, call, capsys
 ):
     own = tmp_path / "mine.toml"
     own.write_text('language = "en"\nscript = "LATIN"\n[[helpful]]\npositive = "Help."\n')
     words = ("run", rlcd_recipe, f"contrast.principles={own}", "--run-dir", tmp_path / "run")
-    assert call(monkeypatch, *words) == 2
+    assert call(*words) == 2
     assert f"{own}: helpful pair 1: negative is missing" in capsys.readouterr().err.replace("\n", "")
     assert not (tmp_path / "run" / "contrast").exists()
 
 
-def test_pairs_that_the_judge_inverts_are_dropped(rlcd_recipe: Path, tmp_path: Path, monkeypatch):
+def test_pairs_that_the_judge_inverts_are_dropped(rlcd_recipe: Path, tmp_path: Path, call):
     """The shipped script scores at random: about two in five judged pairs are the wrong way round."""
     run_dir = tmp_path / "run"
-    assert call(monkeypatch, "run", rlcd_recipe, "judge={samples: 1}", "--run-dir", run_dir) == 0
+    assert call("run", rlcd_recipe, "judge={samples: 1}", "--run-dir", run_dir) == 0
     outcomes = check_counts(run_dir)
     judgments = {
         j.completion_id: j.score for j in read_rows(run_dir / "contrast" / "judgments.jsonl", Judgment)
@@ -242,7 +228,7 @@ def test_pairs_that_the_judge_inverts_are_dropped(rlcd_recipe: Path, tmp_path: P
 
 @pytest.mark.parametrize("own_system", ["append", "replace", "skip"])
 def test_a_system_turn_of_a_row_is_handled_as_the_recipe_says(
-    own_system: str, rlcd_recipe: Path, tmp_path: Path, monkeypatch
+    own_system: str, rlcd_recipe: Path, tmp_path: Path, call, monkeypatch
 ):
     def row(i: int) -> dict[str, Any]:
         own = [{"role": "system", "content": f"You are number {i}."}] if i % 2 else []
@@ -255,7 +241,7 @@ def test_a_system_turn_of_a_row_is_handled_as_the_recipe_says(
     )
     data, run_dir = jsonl(tmp_path / "rows.jsonl", [row(i) for i in range(20)]), tmp_path / "run"
     words = ("run", rlcd_recipe, data, f"contrast.own_system={own_system}", "--run-dir", run_dir)
-    assert call(monkeypatch, *words) == 0
+    assert call(*words) == 0
     check_counts(run_dir)
     assert figures(run_dir, "contrast/contrasts")["dropped"] == (
         {"own_system": 10} if own_system == "skip" else {}
@@ -273,7 +259,7 @@ def test_a_system_turn_of_a_row_is_handled_as_the_recipe_says(
 
 
 def test_a_run_goes_on_from_a_run_of_the_other_method(
-    finished: Path, finished_run: Path, rlcd_recipe: Path, tiny_recipe: Path, tmp_path: Path, monkeypatch
+    finished: Path, finished_run: Path, rlcd_recipe: Path, tiny_recipe: Path, tmp_path: Path, call
 ):
     for recipe, before, last, more in (
         (tiny_recipe, finished, "rlcd", ["num_iterations=1"]),
@@ -281,7 +267,7 @@ def test_a_run_goes_on_from_a_run_of_the_other_method(
     ):
         run_dir = tmp_path / last
         words = ("run", recipe, f"policy.from_run={before}", *more, "--run-dir", run_dir)
-        assert call(monkeypatch, *words) == 0
+        assert call(*words) == 0
         model = before / last / "model"
         assert read_json(run_dir / "manifest.json")["model"] == {
             "name": str(model),
@@ -292,12 +278,12 @@ def test_a_run_goes_on_from_a_run_of_the_other_method(
 @pytest.mark.parametrize(
     "file", ["self_instruct/user_oriented_instructions.jsonl", "hh_rlhf/harmless-base/test.jsonl.gz"]
 )
-def test_public_prompts_are_contrasted(file: str, rlcd_recipe: Path, tmp_path: Path, monkeypatch):
+def test_public_prompts_are_contrasted(file: str, rlcd_recipe: Path, tmp_path: Path, call):
     if not (SHARED / file).is_file():
         pytest.skip(f"{file} is not here")
     run_dir = tmp_path / "run"
     words = ("run", rlcd_recipe, f"data.paths=[{SHARED / file}]", "data.limit=40", "--run-dir", run_dir)
-    assert call(monkeypatch, *words) == 0
+    assert call(*words) == 0
     assert check_counts(run_dir)["kept"] >= 35
     assert all(pair.messages[-1].role == "user" for pair in pairs_of(run_dir))
 
