@@ -1,16 +1,15 @@
 """Candidates: N sampled completions of every prompt."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 from selfalign.config import SelfRewardingRecipe
-from selfalign.engines import Engine, GenerationRequest, open_engine
 from selfalign.records import Completion, Prompt, content_id
 from selfalign.runs import Artifact, Run, Stage, Work
 from selfalign.runs.files import read_rows
 from selfalign.seeds import derive_seed
 from selfalign.stages.common import generation_settings, plain
+from selfalign.stages.complete import Ask, complete
 
 VERSION = 1
 
@@ -43,37 +42,18 @@ def sample_candidates(
     )
 
     def body(work: Work) -> dict[str, Any]:
-        engine: list[Engine] = []
-
-        def complete(shard: Sequence[tuple[Prompt, int]]) -> Iterator[Completion]:
-            if not engine:
-                engine.append(open_engine(recipe.engine, recipe.policy, policy.path))
-            asked = {_completion_id(work.stage, prompt, sample): (prompt, sample) for prompt, sample in shard}
-            requests = [
-                GenerationRequest(
-                    key, prompt.messages, derive_seed(recipe.seed, work.stage, prompt.prompt_id, sample)
-                )
-                for key, (prompt, sample) in asked.items()
-            ]
-            for reply in engine[0].generate(requests, settings.sampling):
-                prompt, sample = asked[reply.key]
-                yield Completion(
-                    completion_id=reply.key,
-                    prompt_id=prompt.prompt_id,
-                    sample=sample,
-                    text=reply.text,
-                    finish_reason=reply.finish_reason,
-                    num_tokens=reply.num_tokens,
-                )
-
-        work.map_rows(
-            "candidates.jsonl",
-            [(p, sample) for p in read_rows(prompts.path, Prompt) for sample in range(settings.n)],
-            complete,
-            key=lambda item: _completion_id(work.stage, *item),
-            record=Completion,
-            row_key=lambda completion: completion.completion_id,
-        )
+        asks = [
+            Ask(
+                content_id(work.stage, prompt.prompt_id, str(sample)),
+                prompt.prompt_id,
+                prompt.messages,
+                sample,
+                derive_seed(recipe.seed, work.stage, prompt.prompt_id, sample),
+            )
+            for prompt in read_rows(prompts.path, Prompt)
+            for sample in range(settings.n)
+        ]
+        complete(run, work, policy, asks, "candidates.jsonl", settings.sampling)
         return _figures(work)
 
     return run.do(stage, body)
@@ -105,7 +85,3 @@ def _figures(work: Work) -> dict[str, Any]:
         "finish_reasons": dict(finished),
         "prompts_with_identical_candidates": identical,
     }
-
-
-def _completion_id(stage: str, prompt: Prompt, sample: int) -> str:
-    return content_id(stage, prompt.prompt_id, str(sample))

@@ -1,11 +1,9 @@
 """Contrasts: a principle pair for every prompt, a completion under each side, and the pairs left."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 from selfalign.config import RLCDRecipe
-from selfalign.engines import Engine, GenerationRequest, open_engine
 from selfalign.errors import NothingToTrainError
 from selfalign.judging import mean_rewards
 from selfalign.records import Completion, Contrast, Judgment, PreferencePair, Prompt, content_id
@@ -22,6 +20,7 @@ from selfalign.runs import Artifact, Run, Stage, Work
 from selfalign.runs.files import hash_json, read_rows, write_rows
 from selfalign.seeds import derive_seed
 from selfalign.stages.common import generation_settings, plain
+from selfalign.stages.complete import Ask, complete
 from selfalign.stages.judge import Judged, judge, judge_cost, judge_settings
 from selfalign.stages.prompt_data import PromptSets
 
@@ -112,45 +111,19 @@ def complete_contrasts(run: Run[RLCDRecipe], policy: Artifact, contrasts: Artifa
     )
 
     def body(work: Work) -> dict[str, Any]:
-        engine: list[Engine] = []
-
-        def complete(shard: Sequence[tuple[Contrast, str, int]]) -> Iterator[Completion]:
-            if not engine:
-                engine.append(open_engine(recipe.engine, recipe.policy, policy.path))
-            asked = {completion_id(*item): item for item in shard}
-            requests = [
-                GenerationRequest(
-                    key,
-                    under_principle(c.messages, getattr(c, side), settings.own_system),
-                    derive_seed(recipe.seed, work.stage, c.contrast_id, side, sample),
-                )
-                for key, (c, side, sample) in asked.items()
-            ]
-            for reply in engine[0].generate(requests, settings.sampling):
-                contrast, _, sample = asked[reply.key]
-                yield Completion(
-                    completion_id=reply.key,
-                    prompt_id=contrast.prompt_id,
-                    sample=sample,
-                    text=reply.text,
-                    finish_reason=reply.finish_reason,
-                    num_tokens=reply.num_tokens,
-                )
-
-        items = [
-            (contrast, side, sample)
+        asks = [
+            Ask(
+                completion_id(contrast, side, sample),
+                contrast.prompt_id,
+                under_principle(contrast.messages, getattr(contrast, side), settings.own_system),
+                sample,
+                derive_seed(recipe.seed, work.stage, contrast.contrast_id, side, sample),
+            )
             for contrast in read_rows(contrasts.path, Contrast)
             for sample in range(settings.samples)
             for side in SIDES
         ]
-        work.map_rows(
-            "completions.jsonl",
-            items,
-            complete,
-            key=lambda item: completion_id(*item),
-            record=Completion,
-            row_key=lambda completion: completion.completion_id,
-        )
+        complete(run, work, policy, asks, "completions.jsonl", settings.sampling)
         rows = list(read_rows(work.output("completions.jsonl"), Completion))
         return {
             "rows": len(rows),

@@ -1,11 +1,9 @@
 """What distillation did: measured on held-out prompts, without any system message."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from selfalign.config import RLCDRecipe, Sampling
-from selfalign.engines import GenerationRequest, open_engine
 from selfalign.evaluation.bootstrap import mean_interval
 from selfalign.records import Completion, PreferencePair, Prompt, Record, content_id
 from selfalign.rlcd import neutral
@@ -13,6 +11,7 @@ from selfalign.runs import Artifact, Run, Stage, Work
 from selfalign.runs.files import read_rows, write_json
 from selfalign.seeds import derive_seed
 from selfalign.stages.common import generation_settings
+from selfalign.stages.complete import Ask, complete
 
 VERSION = 1
 
@@ -133,38 +132,21 @@ def compare_outputs(run: Run[RLCDRecipe], base: Artifact, policy: Artifact, prom
     )
 
     def body(work: Work) -> dict[str, Any]:
-        items = list(read_rows(prompts.path, Prompt))
-
-        def answer(model: Path, file: str) -> dict[str, Completion]:
-            def complete(shard: Sequence[Prompt]) -> Iterator[Completion]:
-                engine = open_engine(recipe.engine, recipe.policy, model)
-                requests = [
-                    GenerationRequest(
-                        prompt.prompt_id, neutral(prompt.messages, recipe.contrast.own_system), seed=0
-                    )
-                    for prompt in shard
-                ]
-                for reply in engine.generate(requests, sampling):
-                    yield Completion(
-                        completion_id=content_id(file, reply.key),
-                        prompt_id=reply.key,
-                        sample=0,
-                        text=reply.text,
-                        finish_reason=reply.finish_reason,
-                        num_tokens=reply.num_tokens,
-                    )
-
-            work.map_rows(
-                file,
-                items,
-                complete,
-                key=lambda prompt: prompt.prompt_id,
-                record=Completion,
-                row_key=lambda completion: completion.prompt_id,
-            )
+        def answer(model: Artifact, file: str) -> dict[str, Completion]:
+            asks = [
+                Ask(
+                    content_id(file, prompt.prompt_id),
+                    prompt.prompt_id,
+                    neutral(prompt.messages, recipe.contrast.own_system),
+                    sample=0,
+                    seed=0,
+                )
+                for prompt in read_rows(prompts.path, Prompt)
+            ]
+            complete(run, work, model, asks, file, sampling)
             return {row.prompt_id: row for row in read_rows(work.output(file), Completion)}
 
-        before, after = answer(base.path, "base_outputs.jsonl"), answer(policy.path, "policy_outputs.jsonl")
+        before, after = answer(base, "base_outputs.jsonl"), answer(policy, "policy_outputs.jsonl")
         seed = derive_seed(recipe.seed, "bootstrap")
         texts = [(before[key], after[key]) for key in before]
         both = [(b, a) for b, a in texts if b.text is not None and a.text is not None]

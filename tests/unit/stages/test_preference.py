@@ -78,7 +78,7 @@ class Echo:
 
 def test_prompts_without_an_answer_are_counted_and_weigh_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "selfalign.stages.preference.open_engine", lambda _settings, _policy, model: Echo(model)
+        "selfalign.stages.complete.open_engine", lambda _settings, _policy, model: Echo(model)
     )
     prompts = [Prompt.of((Message(role="user", content=text),), "here") for text in ("same", "long", "new")]
     write_rows(tmp_path / "held_out.jsonl", prompts)
