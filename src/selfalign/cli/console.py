@@ -39,6 +39,8 @@ class Narrator:
     def __call__(self, event: dict[str, Any]) -> None:
         """Print an event."""
         match event["event"]:
+            case "run_started":
+                self._console.print(f"{escape(event['run'])}: {escape(event['model'])}", highlight=False)
             case "stage_started":
                 self._progress.reset(
                     self._task, description=event["stage"], visible=True, total=None, unit=""

@@ -21,6 +21,7 @@ from selfalign.errors import SelfAlignError
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")
 
 app = typer.Typer(
     help="Align a language model with its own feedback.\n\n"

@@ -58,9 +58,9 @@ def execute(recipe: Recipe, root: Path, text: str, listener: Listener, *, update
         write_text(root / "recipe.yaml", text)
         write_json(root / RESOLVED, recipe.model_dump(mode="json"))
         events = EventLog(root / "events.jsonl", listener)
+        events.emit("run_started", run=str(root), model=recipe.policy.from_run or recipe.policy.model)
         data = next(status.stage.settings for status in statuses if status.stage.name == "data/read")
         _write_manifest(recipe, root, data)
-        events.emit("run_started")
         try:
             _go_through(recipe, root, events)
         except BaseException as error:
