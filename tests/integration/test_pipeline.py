@@ -199,7 +199,14 @@ def test_a_full_disk_is_said_plainly_and_the_run_goes_on_later(
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_says_how_to_go_on(command, tmp_path: Path, number: int, code: int):
     run_dir = tmp_path / "run"
-    process = subprocess.Popen(command(run_dir), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(run_dir),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background has them ignore Ctrl-C, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not (run_dir / "sft" / "manifests" / "train.json").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
