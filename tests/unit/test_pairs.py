@@ -102,6 +102,7 @@ def test_a_pair_carries_everything_about_its_two_completions() -> None:
         "chosen_tokens": 11,
         "rejected_tokens": 10,
         "weight": 1.0,
+        "contrast_id": None,
     }
 
 
