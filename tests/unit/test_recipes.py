@@ -115,12 +115,20 @@ def test_the_mappings_given_are_left_as_they_are():
         ("self_rewarding", "sft.lora.rnk", "did you mean 'rank'?"),
         ("self_rewarding", "eft.train.validation.evry", "did you mean 'every'?"),
         ("self_rewarding", "candidates.filters", "known keys: n, sampling"),
-        ("self_rewarding", "dpo.xyzzyx", "known keys: beta, label_smoothing, train, learning_rates"),
+        (
+            "self_rewarding",
+            "dpo.xyzzyx",
+            "known keys: loss, beta, label_smoothing, length_penalty, sft_weight, train, learning_rates",
+        ),
         ("rlcd", "contrst", "did you mean 'contrast'?"),
         ("rlcd", "data.path", "did you mean 'paths'?"),
         ("rlcd", "contrast.filters.refusal", "did you mean 'refusals'?"),
         ("rlcd", "judge.sample", "did you mean 'samples'?"),
-        ("rlcd", "dpo.learning_rates", "known keys: beta, label_smoothing, train"),
+        (
+            "rlcd",
+            "dpo.learning_rates",
+            "known keys: loss, beta, label_smoothing, length_penalty, sft_weight, train",
+        ),
         ("rlcd", "candidates", "known keys: preset, seed, policy, engine, method, data, contrast, judge"),
     ],
 )

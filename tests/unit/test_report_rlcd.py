@@ -141,7 +141,8 @@ class FakeRun:
     def _preference(self) -> dict[str, Any]:
         scores = [
             PairScore(
-                pair_id=str(n), prompt_id=str(n), base_chosen=-2.0, base_rejected=-2.0 + 0.1 * (n % 2 or -1),
+                pair_id=str(n), prompt_id=str(n), chosen_tokens=1, rejected_tokens=1,
+                base_chosen=-2.0, base_rejected=-2.0 + 0.1 * (n % 2 or -1),
                 policy_chosen=-1.0, policy_rejected=-1.5 + (n == 0),
             )
             for n in range(10)

@@ -51,7 +51,14 @@ def test_without_held_out_pairs_nothing_is_claimed(tmp_path: Path) -> None:
 def test_a_single_pair_has_no_interval(tmp_path: Path) -> None:
     root = FakeRun(tmp_path / "run").until("rlcd/preference").root
     one = PairScore(
-        pair_id="a", prompt_id="a", base_chosen=-1, base_rejected=-2, policy_chosen=-1, policy_rejected=-1
+        pair_id="a",
+        prompt_id="a",
+        chosen_tokens=1,
+        rejected_tokens=1,
+        base_chosen=-1,
+        base_rejected=-2,
+        policy_chosen=-1,
+        policy_rejected=-1,
     )
     write_json(root / "rlcd/preference.json", preference_measures([one], seed=0))
     accuracy, prefers = effects(root)

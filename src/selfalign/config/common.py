@@ -102,7 +102,7 @@ class Train(Section):
     batch_size: PositiveInt = 16
     """Examples or pairs a step, over all micro-batches."""
     micro_batch_tokens: PositiveInt = 2048
-    """Padded tokens a forward pass holds at most; never changes the result, only memory and speed."""
+    """Tokens a forward pass holds at most, shared prefixes once; changes memory and speed, not the result."""
     max_length: PositiveInt = 2048
     """Tokens of prompt and completion; longer examples are skipped and counted."""
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
@@ -148,13 +148,28 @@ class Judge(Section):
 
 
 class DPO(Section):
-    """Direct preference optimisation against the policy before. Source: 2305.18290, equation 7."""
+    """Direct preference optimisation against the policy before."""
 
+    loss: Literal["sigmoid", "ipo", "length_normalised", "length_regularised"] = "sigmoid"
+    """`sigmoid` is DPO (2305.18290), `ipo` is bounded (2310.12036), `length_normalised` takes log-ratios a
+    token (2411.15124), `length_regularised` charges for length (R-DPO, 2403.19159)."""
     beta: Annotated[float, Field(gt=0)] = 0.1
     """Strength of the pull to the reference."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """Assumed share of pairs whose preference is the wrong way round."""
+    """Assumed share of pairs whose preference is the wrong way round; not for `ipo`."""
+    length_penalty: NonNegative = 0.0
+    """What `length_regularised` charges for a token."""
+    sft_weight: NonNegative = 0.0
+    """Weight of a further term: negative log-likelihood of the chosen completion, a token (2404.19733)."""
     train: Train = Train(learning_rate=1e-6)
+
+    @model_validator(mode="after")
+    def _no_number_without_its_loss(self) -> Self:
+        if self.label_smoothing and self.loss == "ipo":
+            raise ValueError("label_smoothing is not for loss: ipo; leave it out")
+        if (self.length_penalty > 0) != (self.loss == "length_regularised"):
+            raise ValueError("length_penalty above 0 and loss: length_regularised belong together")
+        return self
 
 
 class BaseRecipe(Section):

@@ -10,7 +10,7 @@ from selfalign.runs.files import read_rows
 from selfalign.seeds import derive_seed
 from selfalign.stages.common import training_settings
 
-VERSION = 1
+VERSION = 2
 
 
 def train_dpo(
@@ -35,8 +35,7 @@ def train_dpo(
         settings={
             **training_settings(run.recipe, settings.train),
             "learning_rate": learning_rate,
-            "beta": settings.beta,
-            "label_smoothing": settings.label_smoothing,
+            **settings.model_dump(mode="json", exclude={"train"}),
         },
         inputs={"policy": policy, "pairs": pairs, "reference": reference},
         expected={"training_tokens": settings.train.epochs * pairs.tokens},
@@ -51,7 +50,7 @@ def train_dpo(
             rows = read_rows(pairs.path, PreferencePair)
             items, too_long = tokenize_pairs(rows, session.chat, session.max_length)
             seed = derive_seed(run.recipe.seed, work.stage)
-            objective = dpo_objective(known, settings.beta, settings.label_smoothing)
+            objective = dpo_objective(known, settings)
             figures = session.train(work, items, objective, learning_rate, seed)
         return {"pairs": len(items), "too_long": too_long, **figures}
 
@@ -79,11 +78,12 @@ def _reference(
     def body(work: Work) -> dict[str, Any]:
         from selfalign.models.load import compute_dtype, load_chat, load_trainable, pick_device
         from selfalign.training.dpo import ReferenceLogps, reference_logps, tokenize_pairs
+        from selfalign.training.logps import CompletionLogps
 
         recipe = run.recipe.policy
         # The same weights in the same precision as training starts from, so that margins start at zero.
-        model = load_trainable(policy.path, recipe, settings.lora, dropout=0.0)
-        length = min(settings.max_length, model.config.max_position_embeddings)
+        model = CompletionLogps(load_trainable(policy.path, recipe, settings.lora, dropout=0.0))
+        length = min(settings.max_length, model.max_length)
         chat = load_chat(policy.path, recipe)
         items, too_long = tokenize_pairs(read_rows(pairs.path, PreferencePair), chat, length)
         if not items:

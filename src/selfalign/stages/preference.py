@@ -17,10 +17,12 @@ VERSION = 1
 
 
 class PairScore(Record):
-    """Mean log-probability a token of a held-out pair's completions, before and after training."""
+    """Summed log-probabilities of a held-out pair's completions, before and after training."""
 
     pair_id: str
     prompt_id: str
+    chosen_tokens: int
+    rejected_tokens: int
     base_chosen: float
     base_rejected: float
     policy_chosen: float
@@ -30,9 +32,9 @@ class PairScore(Record):
 def evaluate_preference(run: Run[RLCDRecipe], base: Artifact, policy: Artifact, pairs: Artifact) -> Artifact:
     """Ask whether the tuned policy prefers the positive completion of held-out pairs.
 
-    A model prefers the completion with the higher mean log-probability a token. The implicit reward of a
-    completion is how much the policy raised its log-probability over the base; before training all are
-    equal, so its accuracy starts from one half.
+    The implicit reward of a completion is how much the policy raised its log-probability over the base
+    (2305.18290, section 4); before training all are equal, so its accuracy starts from one half. By itself
+    a model prefers the completion with the higher mean log-probability a token.
 
     Reads:
         contrast/held_out_pairs.jsonl
@@ -42,7 +44,7 @@ def evaluate_preference(run: Run[RLCDRecipe], base: Artifact, policy: Artifact, 
     recipe = run.recipe
     stage = Stage(
         name="rlcd/preference",
-        version=VERSION,
+        version=2,
         outputs=("preference.json", "held_out_scores.jsonl"),
         settings={
             "precision": recipe.policy.precision,
@@ -57,20 +59,23 @@ def evaluate_preference(run: Run[RLCDRecipe], base: Artifact, policy: Artifact, 
         from selfalign.training.scoring import Scorer
 
         rows = list(read_rows(pairs.path, PreferencePair))
-        before, after = Scorer(base.path, recipe.policy), Scorer(policy.path, recipe.policy)
+        budget = recipe.dpo.train.micro_batch_tokens
+        before, after = (Scorer(model.path, recipe.policy, budget) for model in (base, policy))
 
         def score(shard: Sequence[PreferencePair]) -> Iterator[PairScore]:
-            for pair in shard:
-                both = [(pair.messages, pair.chosen), (pair.messages, pair.rejected)]
-                base_chosen, base_rejected = before.mean_logps(both)
-                policy_chosen, policy_rejected = after.mean_logps(both)
+            sides = [(pair.messages, text) for pair in shard for text in (pair.chosen, pair.rejected)]
+            base_scores, policy_scores = before.score(sides), after.score(sides)
+            for number, pair in enumerate(shard):
+                chosen, rejected = 2 * number, 2 * number + 1
                 yield PairScore(
                     pair_id=pair.pair_id,
                     prompt_id=pair.prompt_id,
-                    base_chosen=base_chosen,
-                    base_rejected=base_rejected,
-                    policy_chosen=policy_chosen,
-                    policy_rejected=policy_rejected,
+                    chosen_tokens=base_scores[chosen].tokens,
+                    rejected_tokens=base_scores[rejected].tokens,
+                    base_chosen=base_scores[chosen].logp,
+                    base_rejected=base_scores[rejected].logp,
+                    policy_chosen=policy_scores[chosen].logp,
+                    policy_rejected=policy_scores[rejected].logp,
                 )
 
         work.map_rows(
@@ -93,8 +98,8 @@ def evaluate_preference(run: Run[RLCDRecipe], base: Artifact, policy: Artifact, 
 def preference_measures(scores: Sequence[PairScore], *, seed: int) -> dict[str, Any]:
     """Return the held-out measures, each with a 95 % interval over prompts; ties count one half."""
     reward = [(s.policy_chosen - s.base_chosen) - (s.policy_rejected - s.base_rejected) for s in scores]
-    base = [_won(s.base_chosen - s.base_rejected) for s in scores]
-    policy = [_won(s.policy_chosen - s.policy_rejected) for s in scores]
+    base = [_won(s.base_chosen / s.chosen_tokens - s.base_rejected / s.rejected_tokens) for s in scores]
+    policy = [_won(s.policy_chosen / s.chosen_tokens - s.policy_rejected / s.rejected_tokens) for s in scores]
     values = {
         "implicit_reward_accuracy": [_won(margin) for margin in reward],
         "implicit_reward_margin": reward,

@@ -11,7 +11,7 @@ from selfalign.runs.files import read_rows
 from selfalign.seeds import derive_seed
 from selfalign.stages.common import training_settings
 
-VERSION = 1
+VERSION = 2
 
 
 def train_sft(

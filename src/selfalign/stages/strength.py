@@ -7,7 +7,7 @@ from typing import Any
 from selfalign.config import RLCDRecipe
 from selfalign.evaluation.bootstrap import mean_interval
 from selfalign.records import Contrast, Messages, PreferencePair, Record
-from selfalign.rlcd import under_principle
+from selfalign.rlcd import OwnSystem, under_principle
 from selfalign.runs import Artifact, Run, Stage, Work
 from selfalign.runs.files import read_rows
 from selfalign.seeds import derive_seed
@@ -70,23 +70,31 @@ def measure_strength(
             read_rows(pairs.path, PreferencePair),
             key=lambda p: derive_seed(recipe.seed, work.stage, p.pair_id),
         )[: settings.strength_pairs]
-        scorer = Scorer(policy.path, recipe.policy)
+        scorer = Scorer(policy.path, recipe.policy, recipe.dpo.train.micro_batch_tokens)
 
         def measure(shard: Sequence[PreferencePair]) -> Iterator[Strength]:
-            for pair in shard:
-                contrast = next(c for c in by_prompt[pair.prompt_id] if c.contrast_id == pair.contrast_id)
-                positive, negative = (
-                    under_principle(contrast.messages, text, settings.own_system)
-                    for text in (contrast.positive, contrast.negative)
+            contrasts = [
+                next(c for c in by_prompt[pair.prompt_id] if c.contrast_id == pair.contrast_id)
+                for pair in shard
+            ]
+            scores = iter(
+                scorer.score(
+                    [
+                        (messages, text)
+                        for pair, contrast in zip(shard, contrasts, strict=True)
+                        for messages in _contexts(pair, contrast, settings.own_system)
+                        for text in (pair.chosen, pair.rejected)
+                    ]
                 )
-                gaps = (_gap(scorer, messages, pair) for messages in (pair.messages, positive, negative))
-                neutral_gap, positive_gap, negative_gap = gaps
+            )
+            for pair, contrast in zip(shard, contrasts, strict=True):
+                neutral, positive, negative = (next(scores).mean - next(scores).mean for _ in range(3))
                 yield Strength(
                     pair_id=pair.pair_id,
                     group=f"{contrast.language}/{contrast.group}",
-                    neutral=neutral_gap,
-                    positive=positive_gap,
-                    negative=negative_gap,
+                    neutral=neutral,
+                    positive=positive,
+                    negative=negative,
                 )
 
         work.map_rows(
@@ -102,9 +110,10 @@ def measure_strength(
     return run.do(stage, body)
 
 
-def _gap(scorer: Any, messages: Messages, pair: PreferencePair) -> float:
-    chosen, rejected = scorer.mean_logps([(messages, pair.chosen), (messages, pair.rejected)])
-    return float(chosen - rejected)
+def _contexts(pair: PreferencePair, contrast: Contrast, own_system: OwnSystem) -> tuple[Messages, ...]:
+    """Return the prompt alone, under the positive principle and under the negative one."""
+    sides = (contrast.positive, contrast.negative)
+    return pair.messages, *(under_principle(contrast.messages, text, own_system) for text in sides)
 
 
 def _figures(work: Work, seed: int) -> dict[str, Any]:

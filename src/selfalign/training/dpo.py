@@ -2,15 +2,24 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from selfalign.config import DPO
 from selfalign.models.chat import Chat
 from selfalign.records import PreferencePair, Record
-from selfalign.training.batch import TokenSequence, completion_logps, micro_batches
-from selfalign.training.losses import dpo_loss
+from selfalign.training.logps import CompletionLogps
+from selfalign.training.losses import (
+    PairLogps,
+    PreferenceTerms,
+    ipo_loss,
+    length_normalised_loss,
+    length_regularised_loss,
+    sft_term,
+    sigmoid_loss,
+)
+from selfalign.training.packing import TokenSequence, micro_batches
 from selfalign.training.trainer import Objective
 
 
@@ -32,9 +41,9 @@ class PairTokens:
     weight: float
 
     @property
-    def length(self) -> int:
-        """Return the number of tokens of the longer side."""
-        return max(len(self.chosen), len(self.rejected))
+    def sequences(self) -> tuple[TokenSequence, TokenSequence]:
+        """Return both sides, chosen first."""
+        return self.chosen, self.rejected
 
 
 def tokenize_pairs(
@@ -44,75 +53,74 @@ def tokenize_pairs(
     fitting, skipped = [], 0
     for pair in pairs:
         prompt = tuple(chat.prompt_ids(pair.messages))
-        tokens = PairTokens(
-            pair.pair_id,
-            TokenSequence(prompt, tuple(chat.completion_ids(pair.chosen))),
-            TokenSequence(prompt, tuple(chat.completion_ids(pair.rejected))),
-            pair.weight,
+        chosen, rejected = (
+            TokenSequence(prompt, tuple(chat.completion_ids(text))) for text in (pair.chosen, pair.rejected)
         )
-        if tokens.length <= max_length:
-            fitting.append(tokens)
+        if max(len(chosen), len(rejected)) <= max_length:
+            fitting.append(PairTokens(pair.pair_id, chosen, rejected, pair.weight))
         else:
             skipped += 1
     return fitting, skipped
 
 
 def reference_logps(
-    model: Any, pairs: Sequence[PairTokens], token_budget: int, autocast: torch.dtype
+    model: CompletionLogps, pairs: Sequence[PairTokens], token_budget: int, autocast: torch.dtype
 ) -> Iterator[ReferenceLogps]:
     """Yield the reference log-probabilities of the pairs, in any order."""
-    device = next(model.parameters()).device
     model.eval()
-    for batch in micro_batches(pairs, lambda pair: pair.length, 2, token_budget):
-        with torch.inference_mode(), torch.autocast(device.type, autocast, autocast != torch.float32):
-            chosen, rejected = _pair_logps(model, batch)
-        for pair, c, r in zip(batch, chosen.tolist(), rejected.tolist(), strict=True):
-            yield ReferenceLogps(pair_id=pair.pair_id, chosen=c, rejected=r)
+    for batch in micro_batches(pairs, lambda pair: pair.sequences, token_budget):
+        with model.inference(autocast):
+            logps = model([sequence for pair in batch for sequence in pair.sequences]).tolist()
+        for pair, chosen, rejected in zip(batch, logps[::2], logps[1::2], strict=True):
+            yield ReferenceLogps(pair_id=pair.pair_id, chosen=chosen, rejected=rejected)
 
 
-def dpo_objective(
-    reference: Mapping[str, ReferenceLogps], beta: float, label_smoothing: float
-) -> Objective[PairTokens]:
-    """Return the objective: mean over a step's pairs of weight times DPO loss.
+def dpo_objective(reference: Mapping[str, ReferenceLogps], settings: DPO) -> Objective[PairTokens]:
+    """Return the objective: mean over a step's pairs of weight times loss.
 
     Its metrics are named as in TRL: `rewards/chosen`, `rewards/rejected`, `rewards/margins`,
     `rewards/accuracies` (a tie is no success), `logps/chosen`, `logps/rejected`; each a mean over pairs.
     """
 
-    def loss(model: Any, batch: Sequence[PairTokens]) -> tuple[Tensor, dict[str, float]]:
-        chosen, rejected = _pair_logps(model, batch)
+    def loss(logps: Tensor, batch: Sequence[PairTokens]) -> tuple[Tensor, dict[str, float]]:
         known = [reference[pair.pair_id] for pair in batch]
-        terms = dpo_loss(
-            chosen,
-            rejected,
-            chosen.new_tensor([row.chosen for row in known]),
-            rejected.new_tensor([row.rejected for row in known]),
-            beta=beta,
-            label_smoothing=label_smoothing,
+        pairs = PairLogps(
+            policy_chosen=logps[::2],
+            policy_rejected=logps[1::2],
+            reference_chosen=logps.new_tensor([row.chosen for row in known]),
+            reference_rejected=logps.new_tensor([row.rejected for row in known]),
+            chosen_tokens=logps.new_tensor([len(pair.chosen.completion) for pair in batch]),
+            rejected_tokens=logps.new_tensor([len(pair.rejected.completion) for pair in batch]),
         )
+        terms = _terms(pairs, settings)
+        losses = terms.losses
+        if settings.sft_weight:
+            losses = losses + settings.sft_weight * sft_term(pairs)
         margins = terms.rewards_chosen - terms.rewards_rejected
         sums = {
             "rewards/chosen": terms.rewards_chosen,
             "rewards/rejected": terms.rewards_rejected,
             "rewards/margins": margins,
             "rewards/accuracies": (margins > 0).float(),
-            "logps/chosen": chosen,
-            "logps/rejected": rejected,
+            "logps/chosen": pairs.policy_chosen,
+            "logps/rejected": pairs.policy_rejected,
         }
-        weights = chosen.new_tensor([pair.weight for pair in batch])
-        return (weights * terms.losses).sum(), {name: v.detach().sum().item() for name, v in sums.items()}
+        weights = logps.new_tensor([pair.weight for pair in batch])
+        return (weights * losses).sum(), {name: v.detach().sum().item() for name, v in sums.items()}
 
-    return Objective(
-        rows=2,
-        length=lambda pair: pair.length,
-        tokens=lambda pair: len(pair.chosen) + len(pair.rejected),
-        weight=lambda _: 1.0,
-        loss=loss,
-    )
+    return Objective(sequences=lambda pair: pair.sequences, weight=lambda _: 1.0, loss=loss)
 
 
-def _pair_logps(model: Any, pairs: Sequence[PairTokens]) -> tuple[Tensor, Tensor]:
-    """Return the summed completion log-probabilities of both sides, each `(P,)`."""
-    sequences = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-    sums = completion_logps(model, sequences)[0].sum(-1)
-    return sums[: len(pairs)], sums[len(pairs) :]
+def _terms(pairs: PairLogps, settings: DPO) -> PreferenceTerms:
+    beta, smoothing = settings.beta, settings.label_smoothing
+    match settings.loss:
+        case "sigmoid":
+            return sigmoid_loss(pairs, beta=beta, label_smoothing=smoothing)
+        case "ipo":
+            return ipo_loss(pairs, beta=beta)
+        case "length_normalised":
+            return length_normalised_loss(pairs, beta=beta, label_smoothing=smoothing)
+        case "length_regularised":
+            return length_regularised_loss(
+                pairs, beta=beta, length_penalty=settings.length_penalty, label_smoothing=smoothing
+            )

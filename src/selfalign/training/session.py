@@ -12,6 +12,7 @@ from selfalign.config import Policy, Train
 from selfalign.models.load import compute_dtype, load_chat, load_trainable, pick_device
 from selfalign.runs import Work
 from selfalign.runs.files import replacing, write_text
+from selfalign.training.logps import CompletionLogps
 from selfalign.training.trainer import LogRow, Objective, train
 
 T = TypeVar("T")
@@ -24,7 +25,8 @@ class TrainingSession:
         """Load the model and tokenizer to start from."""
         self.chat = load_chat(start, policy)
         self.model: Any = load_trainable(start, policy, settings.lora, dropout=settings.dropout)
-        self.max_length: int = min(settings.max_length, self.model.config.max_position_embeddings)
+        self.logps = CompletionLogps(self.model)
+        self.max_length = min(settings.max_length, self.logps.max_length)
         self.autocast = compute_dtype(policy, pick_device(policy))
         self._settings = settings
 
@@ -36,7 +38,7 @@ class TrainingSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Let go of the model."""
-        del self.model
+        del self.model, self.logps
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -44,10 +46,12 @@ class TrainingSession:
         self, work: Work, items: Sequence[T], objective: Objective[T], learning_rate: float, seed: int
     ) -> dict[str, Any]:
         """Train, then write `model/` and `training.jsonl`; return the figures of the stage."""
+        if self.logps.not_packed is not None:
+            work.warn(f"sequences are padded, not packed, which is slower: {self.logps.not_packed}")
         scratch = work.scratch("checkpoints")
         scratch.mkdir(parents=True, exist_ok=True)
         log = train(
-            self.model,
+            self.logps,
             items,
             objective,
             self._settings,

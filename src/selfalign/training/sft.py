@@ -1,13 +1,10 @@
 """Supervised fine-tuning on completions only."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
-
-from torch import Tensor
+from collections.abc import Iterable
 
 from selfalign.models.chat import Chat
 from selfalign.records import SFTExample
-from selfalign.training.batch import TokenSequence, completion_logps
+from selfalign.training.packing import TokenSequence
 from selfalign.training.trainer import Objective
 
 
@@ -26,14 +23,7 @@ def tokenize_examples(
 def sft_objective() -> Objective[TokenSequence]:
     """Return the objective: mean negative log-likelihood of the completions' tokens in a step."""
     return Objective(
-        rows=1,
-        length=len,
-        tokens=len,
+        sequences=lambda sequence: (sequence,),
         weight=lambda sequence: len(sequence.completion),
-        loss=_loss,
+        loss=lambda logps, _: (-logps.sum(), {}),
     )
-
-
-def _loss(model: Any, batch: Sequence[TokenSequence]) -> tuple[Tensor, dict[str, float]]:
-    logps, _ = completion_logps(model, batch)
-    return -logps.sum(), {}

@@ -1,10 +1,14 @@
 """A thin trainer: seeded batches, exact normalisation, checkpoints, early stopping, and no NaN."""
 
 import math
+import signal
+import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -14,7 +18,6 @@ from torch import Tensor
 from selfalign.config import Train
 from selfalign.errors import TrainingError
 from selfalign.seeds import derive_seed
-from selfalign.training.batch import micro_batches
 from selfalign.training.checkpoints import (
     load_checkpoint,
     restore_weights,
@@ -22,6 +25,8 @@ from selfalign.training.checkpoints import (
     save_weights,
     trainable,
 )
+from selfalign.training.logps import CompletionLogps
+from selfalign.training.packing import TokenSequence, micro_batches, packed_tokens
 
 T = TypeVar("T")
 LogRow = dict[str, Any]
@@ -29,18 +34,15 @@ LogRow = dict[str, Any]
 
 @dataclass(frozen=True)
 class Objective(Generic[T]):
-    """What is trained for: how long an item is, how much it weighs, and its loss."""
+    """What is trained for: the sequences of an item, how much it weighs, and its loss."""
 
-    rows: int
-    """Token sequences an item makes."""
-    length: Callable[[T], int]
-    """Tokens of an item's longest sequence."""
-    tokens: Callable[[T], int]
-    """Tokens of all its sequences."""
+    sequences: Callable[[T], tuple[TokenSequence, ...]]
+    """Prompts and completions of an item; as many for every item."""
     weight: Callable[[T], float]
     """Share of the step's normaliser: a step's loss is the sum of losses over the sum of weights."""
-    loss: Callable[[Any, list[T]], tuple[Tensor, dict[str, float]]]
-    """Model and micro-batch to the sum of losses, and sums over items of the metrics."""
+    loss: Callable[[Tensor, Sequence[T]], tuple[Tensor, dict[str, float]]]
+    """Log-probabilities of the completions of all items, item by item, and the items, to the sum of losses
+    and the sums over items of the metrics."""
 
 
 @dataclass
@@ -49,12 +51,26 @@ class _Progress:
 
     step: int
     log: list[LogRow]
+    micro_batch_tokens: int
+    """Token budget of a forward pass; halved when memory runs out."""
     best_loss: float | None = None
     looks_since_best: int = 0
 
 
+@dataclass(frozen=True)
+class _Job(Generic[T]):
+    """What does not change from step to step."""
+
+    model: CompletionLogps
+    objective: Objective[T]
+    settings: Train
+    optimizer: torch.optim.Optimizer
+    precision: torch.autocast
+    on_warning: Callable[[str], None]
+
+
 def train(
-    model: Any,
+    model: CompletionLogps,
     items: Sequence[T],
     objective: Objective[T],
     settings: Train,
@@ -84,8 +100,10 @@ def train(
         on_step: Told (steps done, steps in all).
         on_warning: Told what the user should know.
 
+    A termination signal is held back until the step is done and saved.
+
     Raises:
-        TrainingError: A loss or a gradient is not finite.
+        TrainingError: A loss or a gradient is not finite, or one item does not fit into memory.
     """
     training, held_out = _split(items, settings, seed)
     batches = _batches(len(training), settings, seed)
@@ -95,32 +113,93 @@ def train(
     state, warnings = load_checkpoint(scratch, model, optimizer)
     for warning in warnings:
         on_warning(warning)
-    progress = _Progress(**{k: v for k, v in state.items() if k != "sha256"}) if state else _Progress(0, [])
-    precision = torch.autocast(
-        next(model.parameters()).device.type, dtype=autocast, enabled=autocast != torch.float32
-    )
+    if state:
+        progress = _Progress(**{key: value for key, value in state.items() if key != "sha256"})
+    else:
+        progress = _Progress(0, [], settings.micro_batch_tokens)
+    job = _Job(model, objective, settings, optimizer, model.precision(autocast), on_warning)
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-        model.enable_input_require_grads()
+        model.model.gradient_checkpointing_enable()
+        model.model.enable_input_require_grads()
     on_step(progress.step, len(batches))
     while progress.step < len(batches):
-        rate = learning_rate_at(progress.step, len(batches), learning_rate, settings)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        batch = [training[i] for i in batches[progress.step]]
-        torch.manual_seed(derive_seed(seed, "dropout", progress.step))
-        row = _step(model, batch, objective, settings, optimizer, precision, progress.step)
-        progress.log.append({**row, "learning_rate": rate})
-        progress.step += 1
-        on_step(progress.step, len(batches))
-        look = settings.validation and held_out and progress.step % settings.validation.every == 0
-        if look and _stop(model, held_out, objective, settings, precision, progress, scratch):
-            break
-        if progress.step % settings.checkpoint_every == 0 and progress.step < len(batches):
-            save_checkpoint(scratch, model, optimizer, vars(progress))
+        with _held_back_signals() as stopped:
+            rate = learning_rate_at(progress.step, len(batches), learning_rate, settings)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            batch = [training[i] for i in batches[progress.step]]
+            row = _step_in_memory(job, batch, progress, derive_seed(seed, "dropout", progress.step))
+            progress.log.append({**row, "learning_rate": rate})
+            progress.step += 1
+            on_step(progress.step, len(batches))
+            look = settings.validation and held_out and progress.step % settings.validation.every == 0
+            if look and _stop(job, held_out, progress, scratch):
+                break
+            due = progress.step % settings.checkpoint_every == 0 or stopped()
+            if due and progress.step < len(batches):
+                save_checkpoint(scratch, model, optimizer, vars(progress))
     if progress.best_loss is not None:
         restore_weights(scratch / "best.safetensors", model)
     return progress.log
+
+
+@contextmanager
+def _held_back_signals() -> Iterator[Callable[[], bool]]:
+    """Hold SIGTERM and Ctrl-C back until the block is done; a second one is not held back.
+
+    Yields:
+        Whether one has come.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # signals reach the main thread alone
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    came: list[int] = []
+
+    def hold(number: int, _: FrameType | None) -> None:
+        came.append(number)
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number, handler in before.items():
+        if handler not in (signal.SIG_IGN, None):
+            signal.signal(number, hold)
+    try:
+        yield lambda: bool(came)
+    finally:
+        restore()
+    if came:
+        signal.raise_signal(came[0])
+
+
+def _step_in_memory(job: _Job[T], batch: list[T], progress: _Progress, dropout_seed: int) -> LogRow:
+    """Take a step; where memory runs out, take it again in smaller forward passes and stay with them."""
+    while True:
+        torch.manual_seed(dropout_seed)
+        try:
+            return _step(job, batch, progress)
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
+            problem = str(error).splitlines()[0]
+        job.optimizer.zero_grad(set_to_none=True)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        largest = max(_packed_tokens(job.objective, [item]) for item in batch)
+        if progress.micro_batch_tokens <= largest:
+            raise TrainingError(
+                f"step {progress.step + 1} does not fit into memory, one item at a time ({problem}). Set a "
+                "shorter max_length, gradient_checkpointing: true or lora of this training, then run again "
+                "with --update"
+            )
+        progress.micro_batch_tokens = max(largest, progress.micro_batch_tokens // 2)
+        job.on_warning(
+            f"out of memory at step {progress.step + 1}: going on with {progress.micro_batch_tokens} tokens "
+            "a forward pass; the result is the same. Set micro_batch_tokens to that"
+        )
 
 
 def learning_rate_at(step: int, steps: int, peak: float, settings: Train) -> float:
@@ -133,57 +212,55 @@ def learning_rate_at(step: int, steps: int, peak: float, settings: Train) -> flo
     return settings.min_learning_rate + (peak - settings.min_learning_rate) * falling[settings.schedule]
 
 
-def _step(
-    model: Any,
-    batch: list[T],
-    objective: Objective[T],
-    settings: Train,
-    optimizer: torch.optim.Optimizer,
-    precision: torch.autocast,
-    step: int,
-) -> LogRow:
+def _step(job: _Job[T], batch: list[T], progress: _Progress) -> LogRow:
+    model, objective, step = job.model, job.objective, progress.step
     model.train()
     total = sum(objective.weight(item) for item in batch)
     loss_sum = 0.0
     metrics: Counter[str] = Counter()
-    for micro in micro_batches(batch, objective.length, objective.rows, settings.micro_batch_tokens):
-        with precision:
-            loss, sums = objective.loss(model, micro)
+    computed = 0
+    for micro in micro_batches(batch, objective.sequences, progress.micro_batch_tokens):
+        with job.precision:
+            logps = model(_sequences(objective, micro))
+        loss, sums = objective.loss(logps, micro)
         if not torch.isfinite(loss):
             raise _not_finite("loss", step)
         (loss / total).backward()  # type: ignore[no-untyped-call]
         loss_sum += loss.item()
         metrics.update(sums)
-    norm = torch.nn.utils.clip_grad_norm_(trainable(model).values(), settings.gradient_clip)
+        computed += _packed_tokens(objective, micro)
+    norm = torch.nn.utils.clip_grad_norm_(trainable(model).values(), job.settings.gradient_clip)
     if not torch.isfinite(norm):
         raise _not_finite("gradient", step)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    job.optimizer.step()
+    job.optimizer.zero_grad(set_to_none=True)
     return {
         "step": step + 1,
         "loss": loss_sum / total,
         **{name: value / len(batch) for name, value in metrics.items()},
         "grad_norm": norm.item(),
-        "tokens": sum(objective.tokens(item) for item in batch),
+        "tokens": sum(len(sequence) for sequence in _sequences(objective, batch)),
+        "computed_tokens": computed,
     }
 
 
-def _stop(
-    model: Any,
-    held_out: list[T],
-    objective: Objective[T],
-    settings: Train,
-    precision: torch.autocast,
-    progress: _Progress,
-    scratch: Path,
-) -> bool:
+def _sequences(objective: Objective[T], items: Sequence[T]) -> list[TokenSequence]:
+    return [sequence for item in items for sequence in objective.sequences(item)]
+
+
+def _packed_tokens(objective: Objective[T], items: Sequence[T]) -> int:
+    return packed_tokens(_sequences(objective, items))
+
+
+def _stop(job: _Job[T], held_out: list[T], progress: _Progress, scratch: Path) -> bool:
     """Measure the validation loss, keep the best weights, and return whether to stop."""
-    assert settings.validation is not None  # noqa: S101 -- the caller looks only where there is one
+    model, objective, validation = job.model, job.objective, job.settings.validation
+    assert validation is not None  # noqa: S101 -- the caller looks only where there is one
     model.eval()
     loss_sum = 0.0
-    with torch.no_grad(), precision:
-        for micro in micro_batches(held_out, objective.length, objective.rows, settings.micro_batch_tokens):
-            loss_sum += objective.loss(model, micro)[0].item()
+    with torch.no_grad(), job.precision:
+        for micro in micro_batches(held_out, objective.sequences, progress.micro_batch_tokens):
+            loss_sum += objective.loss(model(_sequences(objective, micro)), micro)[0].item()
     loss = loss_sum / sum(objective.weight(item) for item in held_out)
     if not math.isfinite(loss):
         raise _not_finite("validation loss", progress.step)
@@ -193,7 +270,7 @@ def _stop(
         save_weights(scratch / "best.safetensors", model)
     else:
         progress.looks_since_best += 1
-    return progress.looks_since_best >= settings.validation.patience
+    return progress.looks_since_best >= validation.patience
 
 
 def _not_finite(what: str, step: int) -> TrainingError:

@@ -20,7 +20,8 @@ from selfalign.engines.protocol import Generation, GenerationRequest
 from selfalign.models.chat import Chat
 from selfalign.models.load import load_chat
 from selfalign.records import Message
-from selfalign.training.batch import TokenSequence
+from selfalign.training.logps import CompletionLogps
+from selfalign.training.packing import TokenSequence
 from selfalign.training.sft import sft_objective
 from selfalign.training.trainer import train
 
@@ -134,7 +135,7 @@ def taught_to_say(answer: str, chat: Chat, model: Any, tmp_path: Path) -> None:
         for text in ("and?", "tell me of the sea")
     ]
     log = train(
-        model,
+        CompletionLogps(model),
         sequences,
         sft_objective(),
         Train(batch_size=2, epochs=50),

@@ -9,11 +9,15 @@ from selfalign.runs.files import read_json, write_rows
 from selfalign.stages.preference import PairScore, compare_outputs, preference_measures
 
 
-def score(number: int, *values: float) -> PairScore:
+def score(number: int, *values: float, tokens: tuple[int, int] = (1, 1)) -> PairScore:
     """Scores in the order base chosen, base rejected, policy chosen, policy rejected."""
     names = ("base_chosen", "base_rejected", "policy_chosen", "policy_rejected")
     return PairScore(
-        pair_id=f"pair {number}", prompt_id=f"p{number}", **dict(zip(names, values, strict=True))
+        pair_id=f"pair {number}",
+        prompt_id=f"p{number}",
+        chosen_tokens=tokens[0],
+        rejected_tokens=tokens[1],
+        **dict(zip(names, values, strict=True)),
     )
 
 
@@ -22,25 +26,28 @@ def values(*scores: PairScore) -> dict[str, float | None]:
 
 
 def test_the_measures_are_what_hand_calculation_gives():
-    """Four pairs (base chosen, base rejected -> policy chosen, policy rejected), in nats a token.
+    """Five pairs (base chosen, base rejected -> policy chosen, policy rejected), in nats; tokens 1 and 1.
 
     1: (-2, -1 -> -1, -3): reward (-1+2) - (-3+1) = +3; the preference turns from 0 to 1.
     2: (-1, -2 -> -1, -1.5): reward 0 - 0.5 = -0.5; prefers the positive before and after.
     3: (-1, -1 -> -2, -2): reward -1 - -1 = 0, a tie; a tie before and after.
     4: (-1, -2 -> -3, -2): reward -2 - 0 = -2; the preference turns from 1 to 0.
+    5: 10 and 2 tokens, (-20, -5 -> -12, -3): reward 8 - 2 = +6, though a token gains 0.8 and 1; means
+       -2, -2.5 -> -1.2, -1.5: prefers the positive before and after, though its sum is the lower.
     """
     found = values(
         score(1, -2, -1, -1, -3),
         score(2, -1, -2, -1, -1.5),
         score(3, -1, -1, -2, -2),
         score(4, -1, -2, -3, -2),
+        score(5, -20, -5, -12, -3, tokens=(10, 2)),
     )
     assert found == {
-        "implicit_reward_accuracy": pytest.approx((1 + 0 + 0.5 + 0) / 4),
-        "implicit_reward_margin": pytest.approx((3 - 0.5 + 0 - 2) / 4),
-        "prefers_positive_before": pytest.approx((0 + 1 + 0.5 + 1) / 4),
-        "prefers_positive_after": pytest.approx((1 + 1 + 0.5 + 0) / 4),
-        "prefers_positive_change": pytest.approx((1 + 0 + 0 - 1) / 4),
+        "implicit_reward_accuracy": pytest.approx((1 + 0 + 0.5 + 0 + 1) / 5),
+        "implicit_reward_margin": pytest.approx((3 - 0.5 + 0 - 2 + 6) / 5),
+        "prefers_positive_before": pytest.approx((0 + 1 + 0.5 + 1 + 1) / 5),
+        "prefers_positive_after": pytest.approx((1 + 1 + 0.5 + 0 + 1) / 5),
+        "prefers_positive_change": pytest.approx((1 + 0 + 0 - 1 + 0) / 5),
     }
 
 

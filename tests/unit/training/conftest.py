@@ -8,7 +8,8 @@ import torch
 
 from selfalign.config import Policy, Train
 from selfalign.models.load import load_model
-from selfalign.training.batch import TokenSequence
+from selfalign.training.logps import CompletionLogps
+from selfalign.training.packing import TokenSequence
 from selfalign.training.sft import sft_objective
 from selfalign.training.trainer import LogRow, Objective, train
 
@@ -29,9 +30,13 @@ def sequences_of() -> Callable[[int], list[TokenSequence]]:
 
 
 @pytest.fixture
-def fresh(tiny_model: Path, tiny_policy: Policy) -> Callable[..., Any]:
+def fresh(tiny_model: Path, tiny_policy: Policy) -> Callable[..., CompletionLogps]:
     """Load the tiny model anew."""
-    return lambda dropout=0.0: load_model(tiny_model, tiny_policy, torch.float32, dropout=dropout)
+
+    def load(dropout: float = 0.0) -> CompletionLogps:
+        return CompletionLogps(load_model(tiny_model, tiny_policy, torch.float32, dropout=dropout))
+
+    return load
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +50,7 @@ def run() -> Callable[..., list[LogRow]]:
     """Train on the processor in float32; a warning nobody waits for is a failure."""
 
     def run_training(
-        model: Any,
+        model: CompletionLogps,
         items: Sequence[Any],
         scratch: Path,
         settings: Train,

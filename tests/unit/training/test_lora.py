@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from selfalign.models.merge import merge_adapter
 from selfalign.models.source import check_directory
 from selfalign.runs.events import EventLog
 from selfalign.runs.work import Work
+from selfalign.training.logps import CompletionLogps
 from selfalign.training.session import TrainingSession
 from selfalign.training.sft import sft_objective
 from selfalign.training.trainer import Objective
@@ -61,7 +63,7 @@ def logits_of(directory: Path, policy: Policy) -> torch.Tensor:
 def test_only_the_adapter_trains(
     tiny_model: Path, tiny_policy: Policy, run: Any, sequences_of: Any, tmp_path: Path
 ):
-    model = load_trainable(tiny_model, tiny_policy, LORA.lora, dropout=0.0)
+    model = CompletionLogps(load_trainable(tiny_model, tiny_policy, LORA.lora, dropout=0.0))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     run(model, sequences_of(8), tmp_path, LORA)
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
@@ -172,18 +174,13 @@ def test_a_full_training_saves_a_whole_model_in_the_asked_type(
     check_directory(saved)
     assert {tensor.dtype for tensor in load_file(saved / "model.safetensors").values()} == {expected}
     assert AutoTokenizer.from_pretrained(saved).chat_template is not None
+    assert "selfalign" not in (saved / "config.json").read_text()  # a name that only we know how to load
     rows = [json.loads(line) for line in (saved.parent / "training.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_training_that_fails_writes_no_model(tiny_model: Path, session_of: Any, tmp_path: Path):
-    objective = Objective[Any](
-        rows=1,
-        length=len,
-        tokens=len,
-        weight=len,
-        loss=lambda model, batch: (sft_objective().loss(model, batch)[0] * float("nan"), {}),
-    )
+    objective = replace(sft_objective(), loss=lambda logps, _: (logps.sum() * float("nan"), {}))
     with pytest.raises(TrainingError, match="no model was saved"):
         session_of(tiny_model, "m1", FULL, objective)
     assert not (tmp_path / "m1" / "model").exists()

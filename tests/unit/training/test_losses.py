@@ -1,6 +1,7 @@
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,28 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from selfalign.config import DPO
 from selfalign.models.chat import Chat
 from selfalign.records import Message, PreferencePair
-from selfalign.training.dpo import dpo_objective, reference_logps, tokenize_pairs
-from selfalign.training.losses import dpo_loss, token_logps
+from selfalign.training.dpo import (
+    PairTokens,
+    ReferenceLogps,
+    dpo_objective,
+    reference_logps,
+    tokenize_pairs,
+)
+from selfalign.training.logps import CompletionLogps
+from selfalign.training.losses import (
+    PairLogps,
+    PreferenceTerms,
+    ipo_loss,
+    length_normalised_loss,
+    length_regularised_loss,
+    sigmoid_loss,
+    token_logps,
+)
+from selfalign.training.packing import TokenSequence
+from selfalign.training.trainer import Objective
 
 WORDS = ("amber", "bridge", "cedar", "dolphin", "ember", "falcon", "granite", "harbor", "ivory", "jungle")
 
@@ -61,11 +80,48 @@ def nudged(model: Any, size: float = 0.02) -> Any:
     return moved
 
 
-def test_token_logps_are_the_gathered_log_softmax():
-    logits = torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(0))
-    targets = torch.tensor([[0, 3, 6], [2, 2, 5]])
-    expected = torch.log_softmax(logits, -1).gather(-1, targets[..., None])[..., 0]
-    torch.testing.assert_close(token_logps(logits, targets), expected)
+def gathered(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return torch.log_softmax(logits, -1).gather(-1, targets[:, None])[:, 0]
+
+
+def logits_and_targets(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of 40 tokens, scaled so that some probabilities are near 0 and some near 1."""
+    draw = torch.Generator().manual_seed(0)
+    return 5 * torch.randn(rows, 40, generator=draw), torch.randint(40, (rows,), generator=draw)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [0, 1, 32, 33, 100])
+def test_token_logps_are_the_gathered_log_softmax_with_its_gradient(rows: int, dtype: torch.dtype):
+    logits, targets = logits_and_targets(rows)
+    ours, theirs = (logits.to(dtype).requires_grad_() for _ in range(2))
+    found, expected = token_logps(ours, targets), gathered(theirs, targets)
+    torch.testing.assert_close(found, expected.float())
+    scales = torch.linspace(-2, 3, rows)
+    (scales * found).sum().backward()
+    (scales * expected).sum().backward()
+    assert ours.grad is not None
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_token_logps_of_bfloat16_logits_are_exact_and_only_their_gradient_is_rounded():
+    logits, targets = logits_and_targets(70)
+    ours = logits.bfloat16().requires_grad_()
+    theirs = ours.detach().double().requires_grad_()
+    found, expected = token_logps(ours, targets), gathered(theirs, targets)
+    torch.testing.assert_close(found, expected.float())
+    found.sum().backward()
+    expected.sum().backward()
+    assert ours.grad is not None
+    assert ours.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=2**-8, atol=1e-6)
+
+
+def test_token_logps_leave_the_logits_as_they_were():
+    logits, targets = logits_and_targets(40)
+    before = logits.clone()
+    token_logps(logits.requires_grad_(), targets).sum().backward()
+    assert torch.equal(logits, before)
 
 
 def test_token_logps_are_float32_and_finite_for_large_half_precision_logits():
@@ -75,66 +131,42 @@ def test_token_logps_are_float32_and_finite_for_large_half_precision_logits():
     torch.testing.assert_close(logps, torch.tensor([-math.log(2), -240 - math.log(2)]), rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize(("smoothing", "expected"), [(0.0, 0.3868710), (0.1, 0.4618710)])
-def test_dpo_loss_by_hand(smoothing: float, expected: float):
-    """Equation 7 with beta 1/2.
+def objective_of(model: CompletionLogps, items: list[PairTokens], settings: DPO) -> Objective[PairTokens]:
+    """The objective with the model as the reference."""
+    known = {row.pair_id: row for row in reference_logps(model, items, 300, torch.float32)}
+    return dpo_objective(known, settings)
 
-    reward of chosen   = 1/2 (-1 + 1.5) = 0.25
-    reward of rejected = 1/2 (-2 + 1)   = -0.5
-    margin             = 0.75
-    -log σ(0.75)  = log(1 + exp(-0.75)) = 0.3868710
-    -log σ(-0.75) = 0.75 + 0.3868710    = 1.1368710
-    smoothing 0.1: 0.9 * 0.3868710 + 0.1 * 1.1368710 = 0.4618710
-    """
-    terms = dpo_loss(
-        *(torch.tensor([value]) for value in (-1.0, -2.0, -1.5, -1.0)), beta=0.5, label_smoothing=smoothing
+
+def loss_of(model: CompletionLogps, items: list[PairTokens], objective: Objective[PairTokens]) -> Any:
+    return objective.loss(model([side for item in items for side in objective.sequences(item)]), items)
+
+
+def test_reference_logps_are_those_of_each_pair_by_name_whatever_the_budget(tiny_model: Path):
+    model = CompletionLogps(AutoModelForCausalLM.from_pretrained(tiny_model))
+    items, _ = tokenize_pairs(make_pairs(5), Chat(AutoTokenizer.from_pretrained(tiny_model)), 1024)
+    with torch.no_grad():
+        expected = {item.pair_id: model(item.sequences).tolist() for item in items}
+    for budget in (1, 300, 4096):
+        rows = list(reference_logps(model, items, budget, torch.float32))
+        assert len(rows) == 5
+        found = {row.pair_id: [row.chosen, row.rejected] for row in rows}
+        assert found == {name: pytest.approx(logps, rel=1e-5) for name, logps in expected.items()}
+
+
+def test_the_reference_is_taken_without_dropout(fresh: Any, sequences_of: Any):
+    one, other = sequences_of(2)
+    item = PairTokens("pair", one, TokenSequence(one.prompt, other.completion), 1.0)
+    plain, dropped = (
+        list(reference_logps(m.train(), [item], 64, torch.float32)) for m in (fresh(), fresh(0.5))
     )
-    assert terms.rewards_chosen.item() == pytest.approx(0.25)
-    assert terms.rewards_rejected.item() == pytest.approx(-0.5)
-    assert terms.losses.item() == pytest.approx(expected, abs=1e-6)
-
-
-def test_dpo_loss_is_log_2_where_policy_and_reference_agree():
-    chosen, rejected = torch.tensor([-3.0, -40.0]), torch.tensor([-9.0, -2.0])
-    terms = dpo_loss(chosen, rejected, chosen, rejected, beta=0.1, label_smoothing=0.2)
-    torch.testing.assert_close(terms.losses, torch.full((2,), math.log(2)))
-
-
-def test_dpo_gradient_by_hand():
-    """The derivative by the chosen log-probability is -beta σ(-margin), by the rejected one its opposite.
-
-    margin = 0.1 ((-5 + 4) - (-2 + 3)) = -0.2, σ(0.2) = 0.5498340, so 0.0549834.
-    """
-    chosen, rejected = torch.tensor([-5.0], requires_grad=True), torch.tensor([-2.0], requires_grad=True)
-    dpo_loss(chosen, rejected, torch.tensor([-4.0]), torch.tensor([-3.0]), beta=0.1).losses.sum().backward()
-    assert chosen.grad is not None
-    assert rejected.grad is not None
-    assert chosen.grad.item() == pytest.approx(-0.0549834, abs=1e-6)
-    assert rejected.grad.item() == pytest.approx(0.0549834, abs=1e-6)
-
-
-def test_smoothed_dpo_loss_is_least_where_the_preference_has_the_labels_certainty():
-    """With swap probability e the loss is least at σ(margin) = 1 - e, that is margin = log((1 - e) / e)."""
-    best = math.log(0.8 / 0.2)
-    chosen = torch.tensor([best], requires_grad=True)
-    dpo_loss(
-        chosen, torch.zeros(1), torch.zeros(1), torch.zeros(1), beta=1.0, label_smoothing=0.2
-    ).losses.backward()
-    assert chosen.grad is not None
-    assert chosen.grad.item() == pytest.approx(0, abs=1e-6)
-
-
-def test_dpo_loss_of_a_hopeless_pair_stays_finite():
-    huge = torch.tensor([1e5])
-    terms = dpo_loss(-huge, huge, huge, -huge, beta=1.0, label_smoothing=0.1)
-    assert torch.isfinite(terms.losses).all()
+    assert dropped[0].chosen == pytest.approx(plain[0].chosen, rel=1e-5)
 
 
 def test_an_untrained_policy_has_no_margin(tiny_model: Path):
-    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    model = CompletionLogps(AutoModelForCausalLM.from_pretrained(tiny_model))
     items, _ = tokenize_pairs(make_pairs(3), Chat(AutoTokenizer.from_pretrained(tiny_model)), 1024)
     known = {row.pair_id: row for row in reference_logps(model, items, 4096, torch.float32)}
-    loss, sums = dpo_objective(known, 0.1, 0.0).loss(model, items)
+    loss, sums = loss_of(model, items, dpo_objective(known, DPO(beta=0.1)))
     assert loss.item() == pytest.approx(3 * math.log(2), rel=1e-5)
     assert sums["rewards/margins"] == pytest.approx(0, abs=1e-5)
     assert sums["logps/chosen"] == pytest.approx(sum(row.chosen for row in known.values()), rel=1e-6)
@@ -142,14 +174,59 @@ def test_an_untrained_policy_has_no_margin(tiny_model: Path):
 
 
 def test_an_exact_tie_is_no_success(tiny_model: Path):
-    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    model = CompletionLogps(AutoModelForCausalLM.from_pretrained(tiny_model))
     chat = Chat(AutoTokenizer.from_pretrained(tiny_model))
     items, _ = tokenize_pairs(
         [pair_of("tie", (Message(role="user", content="x"),), "same", "same")], chat, 64
     )
     known = {row.pair_id: row for row in reference_logps(model, items, 4096, torch.float32)}
     known["tie"] = known["tie"].model_copy(update={"rejected": known["tie"].chosen})
-    assert dpo_objective(known, 0.1, 0.0).loss(model, items)[1]["rewards/accuracies"] == 0.0
+    assert loss_of(model, items, dpo_objective(known, DPO()))[1]["rewards/accuracies"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "loss"),
+    [
+        (DPO(beta=0.3, label_smoothing=0.1), partial(sigmoid_loss, beta=0.3, label_smoothing=0.1)),
+        (DPO(loss="ipo", beta=0.3), partial(ipo_loss, beta=0.3)),
+        (
+            DPO(loss="length_normalised", beta=5, label_smoothing=0.1),
+            partial(length_normalised_loss, beta=5, label_smoothing=0.1),
+        ),
+        (
+            DPO(loss="length_regularised", beta=0.3, length_penalty=0.02, label_smoothing=0.1),
+            partial(length_regularised_loss, beta=0.3, length_penalty=0.02, label_smoothing=0.1),
+        ),
+    ],
+    ids=["sigmoid", "ipo", "length_normalised", "length_regularised"],
+)
+@pytest.mark.parametrize("sft_weight", [0.0, 0.7])
+def test_a_recipe_gets_the_loss_it_names_with_its_numbers(
+    settings: DPO, loss: Callable[[PairLogps], PreferenceTerms], sft_weight: float
+):
+    """Two pairs by hand: completions of 2 and 1, then 1 and 3 tokens; weights 1 and 1/2."""
+    sides = [TokenSequence((1,), (2,) * size) for size in (2, 1, 1, 3)]
+    items = [PairTokens("a", *sides[:2], weight=1.0), PairTokens("b", *sides[2:], weight=0.5)]
+    known = {
+        "a": ReferenceLogps(pair_id="a", chosen=-5.0, rejected=-3.0),
+        "b": ReferenceLogps(pair_id="b", chosen=-2.5, rejected=-9.0),
+    }
+    objective = dpo_objective(known, settings.model_copy(update={"sft_weight": sft_weight}))
+    found, sums = objective.loss(torch.tensor([-4.0, -6.0, -2.0, -8.0]), items)
+    columns = ([-4.0, -2.0], [-6.0, -8.0], [-5.0, -2.5], [-3.0, -9.0], [2.0, 1.0], [1.0, 3.0])
+    pairs = PairLogps(*map(torch.tensor, columns))
+    terms = loss(pairs)
+    first, second = (terms.losses + sft_weight * torch.tensor([4 / 2, 2 / 1])).tolist()
+    assert found.item() == pytest.approx(first + 0.5 * second)
+    assert sums == {
+        "rewards/chosen": pytest.approx(terms.rewards_chosen.sum().item()),
+        "rewards/rejected": pytest.approx(terms.rewards_rejected.sum().item()),
+        "rewards/margins": pytest.approx((terms.rewards_chosen - terms.rewards_rejected).sum().item()),
+        "rewards/accuracies": (terms.rewards_chosen > terms.rewards_rejected).sum().item(),
+        "logps/chosen": -6.0,
+        "logps/rejected": -14.0,
+    }
+    assert [objective.weight(item) for item in items] == [1.0, 1.0]
 
 
 def trl_trainer(
@@ -202,8 +279,8 @@ def test_loss_gradients_and_metrics_are_those_of_trl(tiny_model: Path, tmp_path:
         r"'<|im_end|>\n'", r"'<|im_end|>' + ('\n' if not loop.last or add_generation_prompt else '')"
     )
     reference = AutoModelForCausalLM.from_pretrained(tiny_model)
-    ours = nudged(reference)
-    theirs = copy.deepcopy(ours)
+    policy = nudged(reference)
+    theirs = copy.deepcopy(policy)
     items, _ = tokenize_pairs(pairs, Chat(tokenizer), 1024)
 
     trainer = trl_trainer(pairs, theirs, copy.deepcopy(reference), tokenizer, beta, tmp_path)
@@ -220,13 +297,15 @@ def test_loss_gradients_and_metrics_are_those_of_trl(tiny_model: Path, tmp_path:
         swapped_loss = trainer.compute_loss(theirs, trainer.data_collator(swapped))
         their_loss = (1 - smoothing) * their_loss + smoothing * swapped_loss
 
-    known = {row.pair_id: row for row in reference_logps(reference, items, 300, torch.float32)}
-    total, sums = dpo_objective(known, beta, smoothing).loss(ours.train(), items)
+    objective = objective_of(CompletionLogps(reference), items, DPO(beta=beta, label_smoothing=smoothing))
+    ours = CompletionLogps(policy).train()
+    assert ours.not_packed is None
+    total, sums = loss_of(ours, items, objective)
     our_loss = total / len(items)
 
     torch.testing.assert_close(our_loss, their_loss, rtol=1e-5, atol=0)
     their_gradients = gradients(their_loss, theirs)
-    for name, gradient in gradients(our_loss, ours).items():
+    for name, gradient in gradients(our_loss, ours.model).items():
         error = (gradient - their_gradients[name]).norm() / their_gradients[name].norm()
         assert error < 1e-3, name
     for name, value in sums.items():

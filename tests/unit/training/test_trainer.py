@@ -1,5 +1,5 @@
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
-from selfalign.config import Train, Validation
+from selfalign.config import DPO, Train, Validation
 from selfalign.errors import TrainingError
-from selfalign.training.batch import TokenSequence, completion_logps
 from selfalign.training.dpo import PairTokens, dpo_objective, reference_logps
+from selfalign.training.logps import CompletionLogps
+from selfalign.training.packing import TokenSequence, packed_tokens
 from selfalign.training.sft import sft_objective
 from selfalign.training.trainer import LogRow, Objective, learning_rate_at
 
@@ -32,9 +33,9 @@ def pairs_of(sequences_of: Any) -> Callable[..., list[PairTokens]]:
     return make
 
 
-def dpo_of(model: Any, pairs: list[PairTokens]) -> Objective[PairTokens]:
+def dpo_of(model: CompletionLogps, pairs: list[PairTokens]) -> Objective[PairTokens]:
     known = {row.pair_id: row for row in reference_logps(model, pairs, 4096, torch.float32)}
-    return dpo_objective(known, 0.1, 0.0)
+    return dpo_objective(known, DPO(beta=0.1))
 
 
 # Steps
@@ -44,7 +45,7 @@ def dpo_of(model: Any, pairs: list[PairTokens]) -> Objective[PairTokens]:
 def test_micro_batches_do_not_change_the_result(
     fresh: Any, run: Any, sequences_of: Any, pairs_of: Any, weights: Any, tmp_path: Path, kind: str
 ):
-    results = []
+    results, computed = [], []
     for budget in (1, 100_000):
         model = fresh()
         items = sequences_of(6) if kind == "sft" else pairs_of(6, lambda i: 0.5 + i)
@@ -54,9 +55,11 @@ def test_micro_batches_do_not_change_the_result(
     (alone, weights_alone), (together, weights_together) = results
     torch.testing.assert_close(weights_alone, weights_together, rtol=0, atol=1e-6)
     for one, other in zip(alone, together, strict=True):
+        computed.append((one.pop("computed_tokens"), other.pop("computed_tokens")))
         for row in (one, other):
             row.pop("rewards/accuracies", None)  # untrained pairs tie, so rounding decides
         assert one == pytest.approx(other, rel=1e-5, abs=1e-5)
+    assert all(apart >= packed for apart, packed in computed)
 
 
 def test_the_loss_is_the_mean_over_the_completion_tokens_of_a_step(
@@ -64,12 +67,31 @@ def test_the_loss_is_the_mean_over_the_completion_tokens_of_a_step(
 ):
     model, items = fresh(), sequences_of(5)
     with torch.no_grad():
-        logps, target = completion_logps(model, items)
-    expected = -(logps.sum() / target.sum()).item()
+        expected = -model(items).sum().item() / sum(len(item.completion) for item in items)
     log = run(model, items, tmp_path, Train(batch_size=5, micro_batch_tokens=20))
     assert log[0]["loss"] == pytest.approx(expected, rel=1e-5)
     assert log[0]["tokens"] == sum(map(len, items))
     assert log[0]["step"] == 1
+
+
+def test_tokens_count_what_is_asked_and_computed_tokens_what_packing_leaves(
+    fresh: Any, run: Any, pairs_of: Any, tmp_path: Path
+):
+    """In one row a pair's prompt stands once; micro-batches do not share what their pairs have in common."""
+    pair, other = pairs_of(2)
+    again = replace(
+        other, pair_id="again", chosen=pair.chosen, rejected=TokenSequence(pair.chosen.prompt, (1,))
+    )
+    model, sides = fresh(), pair.sequences + again.sequences
+    objective = dpo_of(model, [pair, again])
+    rows = [
+        run(model, [pair, again], tmp_path / str(budget), Train(micro_batch_tokens=budget), objective)[0]
+        for budget in (1000, 1)
+    ]
+    assert [row["tokens"] for row in rows] == [sum(map(len, sides))] * 2
+    assert rows[0]["computed_tokens"] == packed_tokens(sides)
+    assert rows[1]["computed_tokens"] == packed_tokens(pair.sequences) + packed_tokens(again.sequences)
+    assert rows[0]["computed_tokens"] < rows[1]["computed_tokens"] < rows[0]["tokens"]
 
 
 def test_a_pairs_weight_scales_its_loss_and_gradient(fresh: Any, run: Any, pairs_of: Any, tmp_path: Path):
@@ -93,9 +115,9 @@ def test_an_epoch_shows_every_item_once_in_an_order_of_its_own(
 ):
     items, shown = sequences_of(10), []
 
-    def loss(model: Any, batch: list[TokenSequence]) -> Any:
+    def loss(logps: torch.Tensor, batch: Sequence[TokenSequence]) -> Any:
         shown.extend(batch)
-        return SFT.loss(model, batch)
+        return SFT.loss(logps, batch)
 
     settings = Train(batch_size=3, micro_batch_tokens=1, epochs=2)
     run(fresh(), items, tmp_path, settings, replace(SFT, loss=loss))
@@ -228,9 +250,9 @@ def test_the_rate_rises_to_the_peak_and_never_again(schedule: Any, warmup: float
 def test_a_loss_that_is_not_finite_stops_training(
     fresh: Any, run: Any, sequences_of: Any, weights: Any, tmp_path: Path, value: float
 ):
-    def loss(model: Any, batch: list[TokenSequence]) -> Any:
+    def loss(logps: torch.Tensor, batch: Sequence[TokenSequence]) -> Any:
         calls.append(1)
-        return SFT.loss(model, batch)[0] * (value if len(calls) == 3 else 1.0), {}
+        return SFT.loss(logps, batch)[0] * (value if len(calls) == 3 else 1.0), {}
 
     calls: list[int] = []
     model = fresh()
@@ -243,8 +265,8 @@ def test_a_loss_that_is_not_finite_stops_training(
 def test_a_gradient_that_is_not_finite_stops_training_before_the_weights_change(
     fresh: Any, run: Any, sequences_of: Any, weights: Any, tmp_path: Path
 ):
-    def loss(model: Any, batch: list[TokenSequence]) -> Any:
-        return SFT.loss(model, batch)[0] + (model.lm_head.weight[0] * 0).sqrt().sum(), {}
+    def loss(logps: torch.Tensor, batch: Sequence[TokenSequence]) -> Any:
+        return SFT.loss(logps, batch)[0] + (model.model.lm_head.weight[0] * 0).sqrt().sum(), {}
 
     model = fresh()
     with pytest.raises(TrainingError, match="gradient is not finite at step 1"):
@@ -255,12 +277,13 @@ def test_a_gradient_that_is_not_finite_stops_training_before_the_weights_change(
 def test_a_validation_loss_that_is_not_finite_stops_training(
     fresh: Any, run: Any, sequences_of: Any, tmp_path: Path
 ):
-    def loss(model: Any, batch: list[TokenSequence]) -> Any:
-        return SFT.loss(model, batch)[0] * (1.0 if model.training else math.nan), {}
+    def loss(logps: torch.Tensor, batch: Sequence[TokenSequence]) -> Any:
+        return SFT.loss(logps, batch)[0] * (1.0 if model.training else math.nan), {}
 
+    model = fresh()
     settings = Train(batch_size=1, validation=Validation(fraction=0.5, every=2))
     with pytest.raises(TrainingError, match="validation loss is not finite"):
-        run(fresh(), sequences_of(6), tmp_path, settings, replace(SFT, loss=loss))
+        run(model, sequences_of(6), tmp_path, settings, replace(SFT, loss=loss))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -294,14 +317,14 @@ def test_early_stopping_keeps_the_weights_of_the_best_look(
 
 
 def test_held_out_items_are_never_trained_on(fresh: Any, run: Any, sequences_of: Any, tmp_path: Path):
-    def loss(model: Any, batch: list[TokenSequence]) -> Any:
+    def loss(logps: torch.Tensor, batch: Sequence[TokenSequence]) -> Any:
         seen[model.training] |= set(batch)
-        return SFT.loss(model, batch)
+        return SFT.loss(logps, batch)
 
-    items = sequences_of(10)
+    model, items = fresh(), sequences_of(10)
     seen: dict[bool, set[TokenSequence]] = {True: set(), False: set()}
     settings = Train(batch_size=2, validation=Validation(fraction=0.25, every=2))
-    run(fresh(), items, tmp_path, settings, replace(SFT, loss=loss))
+    run(model, items, tmp_path, settings, replace(SFT, loss=loss))
     assert len(seen[False]) == 3
     assert seen[True] | seen[False] == set(items)
     assert not seen[True] & seen[False]

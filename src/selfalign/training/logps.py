@@ -1,0 +1,138 @@
+"""Log-probabilities of completions, from packed rows and a vocabulary head in chunks."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from selfalign.training.attention import NAME
+from selfalign.training.losses import token_logps
+from selfalign.training.packing import TokenSequence, pack
+
+CHUNK = 2**24
+"""Logits that exist at once, at most; a position's logits count as one for each token of the vocabulary."""
+
+
+class CompletionLogps(torch.nn.Module):
+    """A language model that returns the log-probability of each completion."""
+
+    def __init__(self, model: Any) -> None:
+        """Take a causal language model of transformers, with or without adapters.
+
+        Whether packing computes what the model computes on each sequence alone is tried on two short
+        sequences; where it does not, as with recurrent layers, `not_packed` says why and every sequence
+        gets a padded row of its own.
+        """
+        super().__init__()
+        self.model = model
+        self.train(model.training)
+        self._inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._finish = _finish(self._inner.config)
+        self.not_packed: str | None = None
+        self.not_packed = self._try_packing()
+
+    def forward(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        """Return the summed log-probabilities of the completions' tokens, `(S,)` in float32."""
+        return self._packed(sequences) if self.not_packed is None else self._padded(sequences)
+
+    @property
+    def max_length(self) -> int:
+        """Return the number of tokens that the model has positions for."""
+        return int(self._inner.config.get_text_config().max_position_embeddings)
+
+    @contextmanager
+    def inference(self, autocast: torch.dtype) -> Iterator[None]:
+        """Compute without gradients, with products in the given type."""
+        with torch.inference_mode(), self.precision(autocast):
+            yield
+
+    def precision(self, autocast: torch.dtype) -> torch.autocast:
+        """Return the context in which products are in the given type."""
+        return torch.autocast(self._device().type, autocast, autocast != torch.float32)
+
+    def _packed(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        row = pack(sequences)
+        device = self._device()
+
+        def tensor(values: Sequence[int]) -> Tensor:
+            return torch.tensor(values, device=device)
+
+        hidden = self._inner.get_decoder()(
+            input_ids=tensor(row.ids)[None],
+            position_ids=tensor(row.positions)[None],
+            use_cache=False,
+            branches=row.branches,
+        ).last_hidden_state[0]
+        logps = self._target_logps(hidden.index_select(0, tensor(row.sources)), tensor(row.targets))
+        return logps.new_zeros(len(sequences)).index_add(0, tensor(row.owners), logps[tensor(row.terms)])
+
+    def _target_logps(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Return the log-probability of each target, `(N,)`, from the hidden state before it, `(N, D)`.
+
+        A chunk's logits are computed again in the backward pass, so that no two chunks exist at once.
+        """
+        head = self._inner.get_output_embeddings()
+
+        def chunk(hidden: Tensor, targets: Tensor) -> Tensor:
+            return token_logps(self._finish(head(hidden)), targets)
+
+        size = max(1, CHUNK // self._inner.config.get_text_config().vocab_size)
+        chunks = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
+        return torch.cat([checkpoint(chunk, h, t, use_reentrant=False) for h, t in chunks])
+
+    def _padded(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        """Pad on the right without a mask: no token of a causal model sees what comes after it."""
+        width = max(map(len, sequences))
+        ids = torch.tensor([s.ids + (0,) * (width - len(s)) for s in sequences], device=self._device())
+        logits = self.model(input_ids=ids, use_cache=False).logits[:, :-1]
+        logps = token_logps(logits.flatten(0, 1), ids[:, 1:].flatten()).view(len(ids), -1)
+        return torch.stack(
+            [row[len(s.prompt) - 1 : len(s) - 1].sum() for row, s in zip(logps, sequences, strict=True)]
+        )
+
+    def _try_packing(self) -> str | None:
+        """Return why packing is not possible, or `None` if it is, having turned it on."""
+        if self._inner._is_stateful:
+            return "the architecture has recurrent layers"
+        before = self._inner.config._attn_implementation
+        self._inner.set_attn_implementation(NAME)
+        training = self.training
+        draw = np.random.default_rng(0).integers(3, self._inner.config.get_text_config().vocab_size, 24)
+        prompt, chosen, rejected = (tuple(part.tolist()) for part in np.split(draw, [8, 16]))
+        pair = [TokenSequence(prompt, chosen), TokenSequence(prompt, rejected)]
+        problem: str | None = None
+        with torch.no_grad():
+            self.eval()
+            try:
+                packed = self._packed(pair)
+            except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
+                problem = f"the architecture can't take a packed row: {error}"
+            self._inner.set_attn_implementation(before)
+            alone = self._padded(pair)
+            self.train(training)
+        exact = next(self.model.parameters()).dtype == torch.float32
+        if problem is None and not torch.allclose(packed, alone, rtol=1e-4 if exact else 2e-2):
+            problem = "the architecture gives a packed row other log-probabilities"
+        if problem is None:
+            self._inner.set_attn_implementation(NAME)
+        return problem
+
+    def _device(self) -> torch.device:
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+
+def _finish(config: Any) -> Callable[[Tensor], Tensor]:
+    """Return what the architecture does to the logits of its head, by its configuration."""
+    scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+    cap = getattr(config, "final_logit_softcapping", None)
+
+    def finish(logits: Tensor) -> Tensor:
+        logits = logits if scale == 1 else logits.float() * scale
+        return logits if cap is None else torch.tanh(logits.float() / cap) * cap
+
+    return finish
