@@ -31,6 +31,7 @@ def tree_attention(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    windows: dict[torch.nn.Module, int | None] | None = None,
     **rest: Any,
 ) -> tuple[Tensor, None]:
     """Attend within a packed row of L tokens, as an attention function of transformers.
@@ -46,6 +47,7 @@ def tree_attention(
         dropout: Of the attention weights.
         sliding_window: Positions a token looks back at, itself included; `None` is all.
         softcap: Bound of the scores, by tanh (Gemma 2, 2408.00118, section 2); `None` is none.
+        windows: Told the window of each layer that comes here.
         rest: Not used.
 
     Returns:
@@ -54,7 +56,9 @@ def tree_attention(
     Raises:
         NotImplementedError: The architecture asks for something else.
     """
-    del module, attention_mask
+    del attention_mask
+    if windows is not None:
+        windows[module] = sliding_window
     if unknown := sorted(name for name in _CHANGE_SCORES & rest.keys() if rest[name] is not None):
         raise NotImplementedError(f"attention with {', '.join(unknown)}")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -63,14 +67,14 @@ def tree_attention(
         attended: Tensor = _BlockAttention.apply(  # type: ignore[no-untyped-call]
             query[0], key[0], value[0], branches, scaling, sliding_window
         )
-        return attended.transpose(0, 1)[None], None
+        return attended.transpose(0, 1)[None].contiguous(), None
     outputs = []
     for branch in branches:
         own = slice(branch.start, branch.end)
         k, v = (_path(part[0], branch)[None] for part in (key, value))
         seen = _seen(branch, sliding_window, query.device)
         outputs.append(_attend(query[:, :, own], k, v, seen, scaling, dropout, softcap))
-    return torch.cat(outputs, 2).transpose(1, 2), None
+    return torch.cat(outputs, 2).transpose(1, 2).contiguous(), None
 
 
 def _attend(
@@ -134,7 +138,7 @@ class _BlockAttention(torch.autograd.Function):
                 rows, sees = slice(branch.start + first, branch.start + last), slice(branch.depth + last)
                 q = _grouped(query[:, rows], len(keys))
                 weights = _weights(q, keys[:, sees], last - first, scaling, window)
-                output[:, rows] = (weights @ values[:, sees]).view(len(query), -1, value.shape[-1])
+                output[:, rows] = (weights @ values[:, sees]).reshape(len(query), -1, value.shape[-1])
         return output
 
     @staticmethod
@@ -155,7 +159,7 @@ class _BlockAttention(torch.autograd.Function):
                     g @ values[:, sees].transpose(1, 2), weights, -1, weights.dtype
                 )
                 scores *= scaling
-                grad_query[:, rows] = (scores @ keys[:, sees]).view(len(query), -1, query.shape[-1])
+                grad_query[:, rows] = (scores @ keys[:, sees]).reshape(len(query), -1, query.shape[-1])
                 path_key[:, sees] += scores.transpose(1, 2) @ q
             at = 0
             for start, end in (*branch.shared, (branch.start, branch.end)):
@@ -178,7 +182,7 @@ def _grouped(part: Tensor, groups: int) -> Tensor:
 
 def _weights(query: Tensor, keys: Tensor, size: int, scaling: float, window: int | None) -> Tensor:
     """Return the attention weights `(G, R * T, S)` of grouped queries, T = `size` of them the last of S."""
-    scores = (query * scaling) @ keys.transpose(1, 2)
+    scores = ((query * scaling) @ keys.transpose(1, 2)).contiguous()
     by_token = scores.view(len(keys), -1, size, scores.shape[-1])
     by_token[..., -size:].masked_fill_(_later(size), -torch.inf)
     if window is not None and window < scores.shape[-1]:

@@ -54,7 +54,7 @@ class CompletionLogps(torch.nn.Module):
         """Return the context in which products are in the given type."""
         return torch.autocast(self._device().type, autocast, autocast != torch.float32)
 
-    def _packed(self, sequences: Sequence[TokenSequence]) -> Tensor:
+    def _packed(self, sequences: Sequence[TokenSequence], **told: Any) -> Tensor:
         row = pack(sequences)
         device = self._device()
 
@@ -66,6 +66,7 @@ class CompletionLogps(torch.nn.Module):
             position_ids=tensor(row.positions)[None],
             use_cache=False,
             branches=row.branches,
+            **told,
         ).last_hidden_state[0]
         logps = self._target_logps(hidden.index_select(0, tensor(row.sources)), tensor(row.targets))
         return logps.new_zeros(len(sequences)).index_add(0, tensor(row.owners), logps[tensor(row.terms)])
@@ -105,16 +106,22 @@ class CompletionLogps(torch.nn.Module):
         prompt, chosen, rejected = (tuple(part.tolist()) for part in np.split(draw, [8, 16]))
         pair = [TokenSequence(prompt, chosen), TokenSequence(prompt, rejected)]
         problem: str | None = None
+        windows: dict[torch.nn.Module, int | None] = {}
         with torch.no_grad():
             self.eval()
             try:
-                packed = self._packed(pair)
+                packed = self._packed(pair, windows=windows)
             except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
                 problem = f"the architecture can't take a packed row: {error}"
             self._inner.set_attn_implementation(before)
             alone = self._padded(pair)
             self.train(training)
         exact = next(self.model.parameters()).dtype == torch.float32
+        config = self._inner.config.get_text_config()
+        if problem is None and len(windows) < config.num_hidden_layers:
+            problem = "the architecture gives a packed row other log-probabilities: not every layer attends"
+        if problem is None and getattr(config, "sliding_window", None) and not any(windows.values()):
+            problem = "the architecture does not tell its attention the sliding window"
         if problem is None and not torch.allclose(packed, alone, rtol=1e-4 if exact else 2e-2):
             problem = "the architecture gives a packed row other log-probabilities"
         if problem is None:

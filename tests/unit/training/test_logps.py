@@ -27,13 +27,13 @@ SMALL: dict[str, Any] = {
     "pad_token_id": 0,
 }
 OWN_HEADS = {k: v for k, v in SMALL.items() if k != "num_key_value_heads"}
-GPT: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "n_layer": 3,
-    "n_head": 4,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+GPT = {"vocab_size": VOCABULARY, "n_layer": 3, "n_head": 4, "bos_token_id": 1, "eos_token_id": 2}
+LATENT = (
+    dict.fromkeys(("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "moe_intermediate_size"), 16)
+    | dict.fromkeys(("num_key_value_heads", "n_routed_experts", "num_experts_per_tok"), 4)
+    | {"qk_rope_head_dim": 8, "v_head_dim": 12, "n_group": 1, "topk_group": 1}
+)
+"""Keys wider than values."""
 WINDOW = 9
 """Fewer tokens than the sequences have, so that it cuts shared and own ones."""
 
@@ -62,12 +62,18 @@ PACKED = {
     "gpt-neox": hf.GPTNeoXConfig(**OWN_HEADS),
     "opt": hf.OPTConfig(**OWN_HEADS, ffn_dim=48, word_embed_proj_dim=32),
     "mixtral": hf.MixtralConfig(**SMALL),
+    "deepseek-v3": hf.DeepseekV3Config(**SMALL | LATENT),
+    "jetmoe": hf.JetMoeConfig(**SMALL, kv_channels=8, num_local_experts=4),
 }
+OTHER = "other log-probabilities"
 NOT_PACKED = {
-    "other log-probabilities": hf.BloomConfig(**GPT, hidden_size=32),
-    "recurrent layers": hf.MambaConfig(**OWN_HEADS),
-    "attention with s_aux": hf.GptOssConfig(**SMALL, head_dim=8, num_local_experts=4),
+    "bloom": (hf.BloomConfig(**GPT, hidden_size=32), OTHER),
+    "mpt": (hf.MptConfig(vocab_size=VOCABULARY, d_model=32, n_layers=3, n_heads=4), OTHER),
+    "lfm2": (hf.Lfm2Config(**SMALL, layer_types=["conv", "full_attention", "conv"]), OTHER),
+    "mamba": (hf.MambaConfig(**OWN_HEADS), "recurrent layers"),
+    "gpt-oss": (hf.GptOssConfig(**SMALL, head_dim=8, num_local_experts=4), "attention with s_aux"),
 }
+every_not_packed = pytest.mark.parametrize(("config", "reason"), NOT_PACKED.values(), ids=NOT_PACKED)
 
 
 def model_of(config: Any, **settings: Any) -> Any:
@@ -147,14 +153,31 @@ def test_a_packed_row_gives_what_each_sequence_gives_alone(name: str):
     assert_same(results_of(logps, sequences, model), expected)
 
 
-@pytest.mark.parametrize("reason", NOT_PACKED)
-def test_what_cannot_be_packed_is_padded_and_says_why(reason: str):
-    model, sequences = model_of(NOT_PACKED[reason]), every_case()
+@every_not_packed
+def test_what_cannot_be_packed_is_padded_and_says_why(config: Any, reason: str):
+    model, sequences = model_of(config), every_case()
     expected = results_of(lambda s: one_by_one(model, s), sequences, model)
     logps = CompletionLogps(model)
     assert logps.not_packed is not None
     assert reason in logps.not_packed
     assert_same(results_of(logps, sequences, model), expected)
+
+
+@every_not_packed
+def test_what_cannot_be_packed_is_not_packed_in_bfloat16_either(config: Any, reason: str):
+    logps = CompletionLogps(model_of(config).bfloat16())
+    assert logps.not_packed is not None
+    assert reason in logps.not_packed
+
+
+def test_a_window_that_only_the_mask_of_an_architecture_tells_is_kept():
+    """Of 20 tokens: longer than what packing is tried on, shorter than the sequences."""
+    model, sequences = (
+        model_of(hf.PhimoeConfig(**SMALL, num_local_experts=4, sliding_window=20)),
+        every_case(),
+    )
+    expected = results_of(lambda s: one_by_one(model, s), sequences, model)
+    assert_same(results_of(CompletionLogps(model), sequences, model), expected)
 
 
 def test_an_architecture_that_computes_something_else_after_its_head_is_not_packed():
@@ -174,7 +197,9 @@ def test_an_architecture_that_computes_something_else_after_its_head_is_not_pack
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("config", [PACKED["llama"], *NOT_PACKED.values()], ids=lambda c: c.model_type)
+@pytest.mark.parametrize(
+    "config", [PACKED["llama"], *(config for config, _ in NOT_PACKED.values())], ids=lambda c: c.model_type
+)
 def test_a_model_stays_in_training_or_out_of_it(config: Any, training: bool):
     model = model_of(config).train(training)
     logps = CompletionLogps(model)
@@ -204,7 +229,7 @@ def test_a_branch_of_several_blocks_of_queries(window: int | None):
         TokenSequence(prompt, one[:140] + other),
         TokenSequence(root, one[:9]),
     ]
-    model = model_of(hf.MistralConfig(**{**SMALL, "num_hidden_layers": 2}, sliding_window=window))
+    model = model_of(hf.MistralConfig(**SMALL, sliding_window=window))
     expected = results_of(lambda s: one_by_one(model, s), sequences, model)
     logps = CompletionLogps(model)
     assert logps.not_packed is None
@@ -338,13 +363,17 @@ def test_inference_keeps_no_graph_and_computes_in_the_asked_type():
     assert not torch.equal(exact, coarse)
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
-def test_dropout_acts_in_training_and_follows_the_seed(name: str):
+@pytest.mark.parametrize(
+    ("name", "dropout"),
+    [
+        ("llama", {"attention_dropout": 0.5}),
+        ("gemma2", {"attention_dropout": 0.5}),
+        ("gpt2", {"attn_pdrop": 0.5, "resid_pdrop": 0.0, "embd_pdrop": 0.0}),
+    ],
+)
+def test_dropout_of_attention_acts_in_training_and_follows_the_seed(name: str, dropout: dict[str, float]):
     config = copy.deepcopy(PACKED[name])
-    field = "attn_pdrop" if name == "gpt2" else "attention_dropout"
-    setattr(config, field, 0.5)
-    if name == "gpt2":
-        config.embd_pdrop = config.resid_pdrop = 0.0  # so that it is attention's alone
+    config.update(dropout)
     model, sequences = model_of(config), every_case()
     logps = CompletionLogps(model)
     plain = results_of(logps, sequences, model)
