@@ -35,7 +35,7 @@ def train_dpo(
         settings={
             **training_settings(run.recipe, settings.train),
             "learning_rate": learning_rate,
-            **settings.model_dump(mode="json", exclude={"train"}),
+            **settings.model_dump(mode="json", include=set(DPO.model_fields) - {"train"}),
         },
         inputs={"policy": policy, "pairs": pairs, "reference": reference},
         expected={"training_tokens": settings.train.epochs * pairs.tokens},
