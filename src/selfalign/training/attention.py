@@ -26,7 +26,7 @@ def tree_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    branches: tuple[Branch, ...],
+    branches: tuple[Branch, ...] | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -42,7 +42,7 @@ def tree_attention(
         key: `(1, G, L, D)`, where G divides H.
         value: `(1, G, L, E)`.
         attention_mask: Not used; the branches say who sees whom.
-        branches: Of the row.
+        branches: Of the row; `None` where the architecture does not pass them on.
         scaling: Of the scores; `None` is one over the root of D.
         dropout: Of the attention weights.
         sliding_window: Positions a token looks back at, itself included; `None` is all.
@@ -61,6 +61,8 @@ def tree_attention(
         windows[module] = sliding_window
     if unknown := sorted(name for name in _CHANGE_SCORES & rest.keys() if rest[name] is not None):
         raise NotImplementedError(f"attention with {', '.join(unknown)}")
+    if branches is None:
+        raise NotImplementedError("its layers keep back what their attention is told")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)  # rotary positions leave them in float32
     if query.device.type == "cpu" and dropout == 0 and softcap is None:

@@ -100,33 +100,43 @@ class CompletionLogps(torch.nn.Module):
         if self._inner._is_stateful:
             return "the architecture has recurrent layers"
         before = self._inner.config._attn_implementation
-        self._inner.set_attn_implementation(NAME)
         training = self.training
-        draw = np.random.default_rng(0).integers(3, self._inner.config.get_text_config().vocab_size, 24)
-        prompt, chosen, rejected = (tuple(part.tolist()) for part in np.split(draw, [8, 16]))
+        draw = np.random.default_rng(0).integers(3, self._inner.config.get_text_config().vocab_size, 32)
+        prompt, chosen, rejected, other = (tuple(part.tolist()) for part in np.split(draw, [8, 16, 24]))
         pair = [TokenSequence(prompt, chosen), TokenSequence(prompt, rejected)]
-        problem: str | None = None
-        windows: dict[torch.nn.Module, int | None] = {}
         with torch.no_grad():
             self.eval()
-            try:
-                packed = self._packed(pair, windows=windows)
-            except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
-                problem = f"the architecture can't take a packed row: {error}"
-            self._inner.set_attn_implementation(before)
             alone = self._padded(pair)
-            self.train(training)
-        exact = next(self.model.parameters()).dtype == torch.float32
-        config = self._inner.config.get_text_config()
-        if problem is None and len(windows) < config.num_hidden_layers:
-            problem = "the architecture gives a packed row other log-probabilities: not every layer attends"
-        if problem is None and getattr(config, "sliding_window", None) and not any(windows.values()):
-            problem = "the architecture does not tell its attention the sliding window"
-        if problem is None and not torch.allclose(packed, alone, rtol=1e-4 if exact else 2e-2):
-            problem = "the architecture gives a packed row other log-probabilities"
-        if problem is None:
             self._inner.set_attn_implementation(NAME)
+            problem = self._packing_problem(pair, alone, other)
+            self.train(training)
+        if problem is not None:
+            self._inner.set_attn_implementation(before)
         return problem
+
+    def _packing_problem(
+        self, pair: Sequence[TokenSequence], alone: Tensor, other: tuple[int, ...]
+    ) -> str | None:
+        """Return what is wrong with a packed pair; `other` is another first completion, as long."""
+        windows: dict[torch.nn.Module, int | None] = {}
+        try:
+            packed = self._packed(pair, windows=windows)
+        except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
+            return f"the architecture can't take a packed row: {error}"
+        config = self._inner.config.get_text_config()
+        if len(windows) < config.num_hidden_layers:
+            return "the architecture gives a packed row other log-probabilities: not every layer attends"
+        kinds = getattr(config, "layer_types", None)
+        slides = "sliding_attention" in kinds if kinds else getattr(config, "sliding_window", None)
+        if slides and not any(windows.values()):
+            return "the architecture does not tell its attention the sliding window"
+        exact = next(self.model.parameters()).dtype == torch.float32
+        moved = self._packed([TokenSequence(pair[0].prompt, other), pair[1]])
+        if not torch.allclose(packed, alone, rtol=1e-4 if exact else 2e-2):
+            return "the architecture gives a packed row other log-probabilities"
+        if not torch.allclose(packed[1], moved[1], rtol=1e-5 if exact else 2e-3):
+            return "the architecture lets the completions of a packed row see each other"
+        return None
 
     def _device(self) -> torch.device:
         device: torch.device = next(self.model.parameters()).device

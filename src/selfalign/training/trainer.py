@@ -119,7 +119,7 @@ def train(
         progress = _Progress(0, [], settings.micro_batch_tokens)
     job = _Job(model, objective, settings, optimizer, model.precision(autocast), on_warning)
     if settings.gradient_checkpointing:
-        model.model.gradient_checkpointing_enable()
+        model.model.activation_checkpointing_enable()
         model.model.enable_input_require_grads()
     on_step(progress.step, len(batches))
     while progress.step < len(batches):

@@ -44,6 +44,9 @@ PACKED = {
     "qwen2, window": hf.Qwen2Config(
         **SMALL, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1
     ),
+    "qwen2, window of no layer": hf.Qwen2Config(
+        **SMALL, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=3
+    ),
     "qwen3": hf.Qwen3Config(**SMALL, head_dim=8),
     "gemma": hf.GemmaConfig(**SMALL, head_dim=8),
     "gemma2": hf.Gemma2Config(**SMALL, head_dim=8, sliding_window=WINDOW),
@@ -71,6 +74,7 @@ NOT_PACKED = {
     "mpt": (hf.MptConfig(vocab_size=VOCABULARY, d_model=32, n_layers=3, n_heads=4), OTHER),
     "lfm2": (hf.Lfm2Config(**SMALL, layer_types=["conv", "full_attention", "conv"]), OTHER),
     "mamba": (hf.MambaConfig(**OWN_HEADS), "recurrent layers"),
+    "stablelm": (hf.StableLmConfig(**SMALL), "keep back what their attention is told"),
     "gpt-oss": (hf.GptOssConfig(**SMALL, head_dim=8, num_local_experts=4), "attention with s_aux"),
 }
 every_not_packed = pytest.mark.parametrize(("config", "reason"), NOT_PACKED.values(), ids=NOT_PACKED)
@@ -270,7 +274,7 @@ def test_gradient_checkpointing_gives_the_same():
     plain, saving = model_of(PACKED["llama"]).train(), model_of(PACKED["llama"]).train()
     expected = results_of(CompletionLogps(plain), sequences, plain)
     logps = CompletionLogps(saving)
-    saving.gradient_checkpointing_enable()
+    saving.activation_checkpointing_enable()
     saving.enable_input_require_grads()
     passes: list[int] = []
     saving.model.layers[0].mlp.register_forward_pre_hook(lambda *_: passes.append(1))
