@@ -30,6 +30,9 @@ class Policy(Section):
     """Where the model runs; `auto` takes a GPU if there is one."""
     device_map: Literal["auto"] | None = None
     """`auto` spreads the layers of one model over all GPUs of the machine, for models too big for one."""
+    num_processes: PositiveInt | Literal["auto"] = 1
+    """Processes that train together, each with its part of weights, gradients and optimizer state (FSDP2);
+    `auto` is one a GPU. They give the result of one process; generating and judging stay in one."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     """Arithmetic of forward and backward passes; `auto` is bfloat16 where the processor has it."""
 

@@ -2,29 +2,33 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel
 
 from selfalign.runs.rows import PartialRows
-
-if TYPE_CHECKING:
-    from selfalign.runs.events import EventLog
 
 T = TypeVar("T")
 R = TypeVar("R", bound=BaseModel)
 SHARD_SIZE = 1024
 
 
+class Events(Protocol):
+    """Where a stage says how far it is: the log of the run, or a pipe to the process that has it."""
+
+    def emit(self, event: str, **fields: Any) -> object:
+        """Take an event."""
+
+
 class Work:
     """The workplace of one stage that is being done."""
 
-    def __init__(self, stage: str, directory: Path, partial_prefix: str, events: "EventLog") -> None:
+    def __init__(self, stage: str, directory: Path, partial_prefix: str, events: Events) -> None:
         """Take the stage's name, its directory, the prefix of its unfinished files, and the log."""
         self.stage = stage
         self.directory = directory
         self.warnings: list[str] = []
-        self._partial_prefix = partial_prefix
+        self.partial_prefix = partial_prefix
         self._events = events
 
     def output(self, name: str) -> Path:
@@ -33,7 +37,7 @@ class Work:
 
     def scratch(self, name: str) -> Path:
         """Return a path for unfinished work; it outlives a kill and goes when the stage is done."""
-        return self.directory / "partial" / f"{self._partial_prefix}.{name}"
+        return self.directory / "partial" / f"{self.partial_prefix}.{name}"
 
     def progress(self, done: int, total: int, unit: str) -> None:
         """Say how far the stage is."""

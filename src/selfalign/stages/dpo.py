@@ -42,17 +42,20 @@ def train_dpo(
     )
 
     def body(work: Work) -> dict[str, Any]:
-        from selfalign.training.dpo import ReferenceLogps, dpo_objective, tokenize_pairs
-        from selfalign.training.session import TrainingSession
+        from selfalign.training.job import TrainingJob
+        from selfalign.training.launch import train_job
 
-        known = {row.pair_id: row for row in read_rows(reference.path, ReferenceLogps)}
-        with TrainingSession(policy.path, run.recipe.policy, settings.train) as session:
-            rows = read_rows(pairs.path, PreferencePair)
-            items, too_long = tokenize_pairs(rows, session.chat, session.max_length)
-            seed = derive_seed(run.recipe.seed, work.stage)
-            objective = dpo_objective(known, settings)
-            figures = session.train(work, items, objective, learning_rate, seed)
-        return {"pairs": len(items), "too_long": too_long, **figures}
+        job = TrainingJob(
+            start=policy.path,
+            policy=run.recipe.policy,
+            settings=settings.train,
+            dpo=settings,
+            data=(pairs.path,),
+            reference=reference.path,
+            learning_rate=learning_rate,
+            seed=derive_seed(run.recipe.seed, work.stage),
+        )
+        return train_job(job, work)
 
     return run.do(stage, body)
 

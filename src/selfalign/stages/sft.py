@@ -4,10 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from selfalign.config import BaseRecipe, Train
-from selfalign.errors import NothingToTrainError
-from selfalign.records import SFTExample
 from selfalign.runs import Artifact, Run, Stage, Work
-from selfalign.runs.files import read_rows
 from selfalign.seeds import derive_seed
 from selfalign.stages.common import training_settings
 
@@ -38,23 +35,19 @@ def train_sft(
     )
 
     def body(work: Work) -> dict[str, Any]:
-        from selfalign.training.session import TrainingSession
-        from selfalign.training.sft import sft_objective, tokenize_examples
+        from selfalign.training.job import TrainingJob
+        from selfalign.training.launch import train_job
 
-        rows = [row for artifact in examples for row in read_rows(artifact.path, SFTExample)]
-        with TrainingSession(start.path, run.recipe.policy, settings) as session:
-            sequences, too_long = tokenize_examples(rows, session.chat, session.max_length)
-            if not sequences:
-                raise NothingToTrainError(
-                    f"{where}: none of {len(rows)} examples fits into {session.max_length} tokens; raise "
-                    "max_length of this training"
-                )
-            if too_long:
-                work.warn(
-                    f"{too_long} of {len(rows)} examples are longer than {session.max_length} tokens: skipped"
-                )
-            seed = derive_seed(run.recipe.seed, work.stage)
-            figures = session.train(work, sequences, sft_objective(), settings.learning_rate, seed)
-        return {"examples": len(sequences), "too_long": too_long, **figures}
+        job = TrainingJob(
+            start=start.path,
+            policy=run.recipe.policy,
+            settings=settings,
+            dpo=None,
+            data=tuple(artifact.path for artifact in examples),
+            reference=None,
+            learning_rate=settings.learning_rate,
+            seed=derive_seed(run.recipe.seed, work.stage),
+        )
+        return train_job(job, work)
 
     return run.do(stage, body)

@@ -1,5 +1,6 @@
 """Checkpoints that are whole or not there: trainable weights, optimizer, and where training stands."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from selfalign.runs.files import hash_file, read_json, remove, replacing, write_json
+from selfalign.training.group import local
 
 _KEPT = 2
 _WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
@@ -32,7 +34,7 @@ def save_checkpoint(
     """
     with replacing(folder / f"step-{state['step']:08d}") as temporary:
         temporary.mkdir()
-        save_file({n: p.detach().cpu() for n, p in trainable(model).items()}, temporary / _WEIGHTS)
+        save_file(_weights(model), temporary / _WEIGHTS)
         save_file(_moments(model, optimizer), temporary / _OPTIMIZER)
         hashes = {name: hash_file(temporary / name) for name in (_WEIGHTS, _OPTIMIZER)}
         write_json(temporary / _STATE, {**state, "sha256": hashes})
@@ -41,22 +43,34 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, agree: Callable[[int], int]
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """Restore the newest checkpoint that is whole.
 
+    Args:
+        folder: Where the checkpoints of this training are.
+        model: Gets the trained weights.
+        optimizer: Gets the moments.
+        agree: Told the step of the newest whole checkpoint, 0 if there is none; returns the one to go on
+            from, which is an earlier one where another process lacks the newest.
+
     Returns:
-        Its state, `None` if there is no whole one; and a warning for each damaged one passed over.
+        Its state, `None` if training starts anew; and a warning for each damaged one passed over.
     """
     warnings: list[str] = []
+    whole: dict[int, Path] = {}
     for checkpoint in _checkpoints(folder):
         problem = _problem(checkpoint)
         if problem is None:
-            restore_weights(checkpoint / _WEIGHTS, model)
-            _restore_moments(load_file(checkpoint / _OPTIMIZER), model, optimizer)
-            return read_json(checkpoint / _STATE), warnings
-        warnings.append(f"{checkpoint.name} is damaged ({problem}) and passed over")
-    return None, warnings
+            whole[int(checkpoint.name.removeprefix("step-"))] = checkpoint
+        elif not whole:
+            warnings.append(f"{checkpoint.name} is damaged ({problem}) and passed over")
+    step = agree(max(whole, default=0))
+    if agree(int(step in whole)) == 0:
+        return None, warnings
+    restore_weights(whole[step] / _WEIGHTS, model)
+    _restore_moments(load_file(whole[step] / _OPTIMIZER), model, optimizer)
+    return read_json(whole[step] / _STATE), warnings
 
 
 def restore_weights(file: Path, model: torch.nn.Module) -> None:
@@ -64,13 +78,18 @@ def restore_weights(file: Path, model: torch.nn.Module) -> None:
     saved = load_file(file)
     with torch.no_grad():
         for name, parameter in trainable(model).items():
-            parameter.copy_(saved[name])
+            local(parameter).copy_(saved[name])
 
 
 def save_weights(file: Path, model: torch.nn.Module) -> None:
     """Write the trainable weights alone, in one step."""
     with replacing(file) as temporary:
-        save_file({n: p.detach().cpu() for n, p in trainable(model).items()}, temporary)
+        save_file(_weights(model), temporary)
+
+
+def _weights(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Return what this process holds of the trainable weights."""
+    return {name: local(p.detach()).cpu() for name, p in trainable(model).items()}
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -88,7 +107,7 @@ def _problem(checkpoint: Path) -> str | None:
 
 def _moments(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {
-        f"{name}|{key}": value.detach().cpu()
+        f"{name}|{key}": local(value.detach()).cpu()
         for name, parameter in trainable(model).items()
         for key, value in optimizer.state[parameter].items()
     }
@@ -100,5 +119,7 @@ def _restore_moments(
     parameters = trainable(model)
     for full_name, value in saved.items():
         name, _, key = full_name.rpartition("|")
-        device = "cpu" if key == "step" else parameters[name].device
-        optimizer.state[parameters[name]][key] = value.to(device)
+        moment = value if key == "step" else torch.zeros_like(parameters[name])
+        if key != "step":
+            local(moment).copy_(value)
+        optimizer.state[parameters[name]][key] = moment

@@ -44,6 +44,11 @@ class CompletionLogps(torch.nn.Module):
         """Return the number of tokens that the model has positions for."""
         return int(self._inner.config.get_text_config().max_position_embeddings)
 
+    @property
+    def layers(self) -> list[str]:
+        """Return the names of the classes of the model's layers."""
+        return list(self._inner._no_split_modules)
+
     @contextmanager
     def inference(self, autocast: torch.dtype) -> Iterator[None]:
         """Compute without gradients, with products in the given type."""

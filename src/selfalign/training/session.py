@@ -12,23 +12,38 @@ from selfalign.config import Policy, Train
 from selfalign.models.load import compute_dtype, load_chat, load_trainable, pick_device
 from selfalign.runs import Work
 from selfalign.runs.files import replacing, write_text
+from selfalign.training.group import Group
 from selfalign.training.logps import CompletionLogps
 from selfalign.training.trainer import LogRow, Objective, train
 
 T = TypeVar("T")
 
 
+ALONE = Group()
+
+
 class TrainingSession:
     """A model being trained; leaving the context frees it."""
 
-    def __init__(self, start: Path, policy: Policy, settings: Train) -> None:
-        """Load the model and tokenizer to start from."""
+    def __init__(self, start: Path, policy: Policy, settings: Train, group: Group = ALONE) -> None:
+        """Load the model and tokenizer to start from, and share the weights out among the group.
+
+        Its processes load one after another, so that the machine holds one whole copy at a time.
+        """
         self.chat = load_chat(start, policy)
-        self.model: Any = load_trainable(start, policy, settings.lora, dropout=settings.dropout)
-        self.logps = CompletionLogps(self.model)
-        self.max_length = min(settings.max_length, self.logps.max_length)
         self.autocast = compute_dtype(policy, pick_device(policy))
+        placed = policy
+        if group.size > 1:
+            placed = policy.model_copy(update={"device": "cpu", "device_map": None})
+        for rank in range(group.size):
+            if rank == group.rank:
+                self.model: Any = load_trainable(start, placed, settings.lora, dropout=settings.dropout)
+                self.logps = CompletionLogps(self.model)
+                group.shard(self.logps, self.logps.layers)
+            group.least(rank)  # wait for it
+        self.max_length = min(settings.max_length, self.logps.max_length)
         self._settings = settings
+        self._group = group
 
     def __enter__(self) -> Self:
         """Return the session."""
@@ -59,16 +74,20 @@ class TrainingSession:
             autocast=self.autocast,
             seed=seed,
             scratch=scratch,
+            group=self._group,
             on_step=lambda done, total: work.progress(done, total, "steps"),
             on_warning=work.warn,
         )
-        write_text(work.output("training.jsonl"), "".join(json.dumps(row) + "\n" for row in log))
-        self._save(work.output("model"))
+        self._group.unshard(self.logps)
+        if self._group.rank == 0:
+            write_text(work.output("training.jsonl"), "".join(json.dumps(row) + "\n" for row in log))
+            self._save(work.output("model"))
         return {"steps": len(log), **_ends(log), "training_tokens": sum(row["tokens"] for row in log)}
 
     def _save(self, directory: Path) -> None:
         if self._settings.lora is None:
-            self.model.to(getattr(torch, self._settings.save_dtype))
+            for parameter in self.model.parameters():
+                parameter.data = parameter.data.to(getattr(torch, self._settings.save_dtype))
         with replacing(directory) as temporary:
             self.model.save_pretrained(temporary)
             self.chat.tokenizer.save_pretrained(temporary)

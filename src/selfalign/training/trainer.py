@@ -25,6 +25,7 @@ from selfalign.training.checkpoints import (
     save_weights,
     trainable,
 )
+from selfalign.training.group import Group, full
 from selfalign.training.logps import CompletionLogps
 from selfalign.training.packing import TokenSequence, micro_batches, packed_tokens
 
@@ -64,8 +65,12 @@ class _Job(Generic[T]):
     model: CompletionLogps
     objective: Objective[T]
     settings: Train
+    rates: list[float]
+    """Learning rate of each step."""
+    seed: int
     optimizer: torch.optim.Optimizer
     precision: torch.autocast
+    group: Group
     on_warning: Callable[[str], None]
 
 
@@ -79,6 +84,7 @@ def train(
     autocast: torch.dtype,
     seed: int,
     scratch: Path,
+    group: Group,
     on_step: Callable[[int, int], None],
     on_warning: Callable[[str], None],
 ) -> list[LogRow]:
@@ -97,6 +103,7 @@ def train(
         autocast: Type of matrix products.
         seed: Of the order, the validation split and dropout.
         scratch: Directory of the checkpoints.
+        group: The processes that train this model, among which its weights are shared out.
         on_step: Told (steps done, steps in all).
         on_warning: Told what the user should know.
 
@@ -110,36 +117,43 @@ def train(
     if settings.max_steps is not None:
         batches = batches[: settings.max_steps]
     optimizer = _optimizer(model, settings)
-    state, warnings = load_checkpoint(scratch, model, optimizer)
+    folder = group.folder(scratch)
+    state, warnings = load_checkpoint(folder, model, optimizer, group.least)
     for warning in warnings:
         on_warning(warning)
     if state:
         progress = _Progress(**{key: value for key, value in state.items() if key != "sha256"})
     else:
         progress = _Progress(0, [], settings.micro_batch_tokens)
-    job = _Job(model, objective, settings, optimizer, model.precision(autocast), on_warning)
+    job = _Job(
+        model=model,
+        objective=objective,
+        settings=settings,
+        rates=[learning_rate_at(step, len(batches), learning_rate, settings) for step in range(len(batches))],
+        seed=seed,
+        optimizer=optimizer,
+        precision=model.precision(autocast),
+        group=group,
+        on_warning=on_warning,
+    )
     if settings.gradient_checkpointing:
         model.model.activation_checkpointing_enable()
         model.model.enable_input_require_grads()
     on_step(progress.step, len(batches))
     while progress.step < len(batches):
         with _held_back_signals() as stopped:
-            rate = learning_rate_at(progress.step, len(batches), learning_rate, settings)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            batch = [training[i] for i in batches[progress.step]]
-            row = _step_in_memory(job, batch, progress, derive_seed(seed, "dropout", progress.step))
-            progress.log.append({**row, "learning_rate": rate})
-            progress.step += 1
+            _advance(job, [training[i] for i in batches[progress.step]], progress)
             on_step(progress.step, len(batches))
-            look = settings.validation and held_out and progress.step % settings.validation.every == 0
-            if look and _stop(job, held_out, progress, scratch):
-                break
-            due = progress.step % settings.checkpoint_every == 0 or stopped()
-            if due and progress.step < len(batches):
-                save_checkpoint(scratch, model, optimizer, vars(progress))
+            stop = group.any(stopped())
+            done = _past_best(job, held_out, progress, folder) or progress.step == len(batches)
+            if stop or (not done and progress.step % settings.checkpoint_every == 0):
+                save_checkpoint(folder, model, optimizer, vars(progress))
+        if stop:  # by a signal to another process of the group
+            raise SystemExit(128 + signal.SIGTERM)
+        if done:
+            break
     if progress.best_loss is not None:
-        restore_weights(scratch / "best.safetensors", model)
+        restore_weights(folder / "best.safetensors", model)
     return progress.log
 
 
@@ -175,6 +189,17 @@ def _held_back_signals() -> Iterator[Callable[[], bool]]:
         signal.raise_signal(came[0])
 
 
+def _advance(job: _Job[T], batch: list[T], progress: _Progress) -> None:
+    """Take the next step and log it."""
+    rate = job.rates[progress.step]
+    for parameters in job.optimizer.param_groups:
+        parameters["lr"] = rate
+    part = [job.group.rank] if job.group.rank else []  # each process draws dropout masks of its own
+    row = _step_in_memory(job, batch, progress, derive_seed(job.seed, "dropout", progress.step, *part))
+    progress.log.append({**row, "learning_rate": rate})
+    progress.step += 1
+
+
 def _step_in_memory(job: _Job[T], batch: list[T], progress: _Progress, dropout_seed: int) -> LogRow:
     """Take a step; where memory runs out, take it again in smaller forward passes and stay with them."""
     while True:
@@ -188,6 +213,11 @@ def _step_in_memory(job: _Job[T], batch: list[T], progress: _Progress, dropout_s
         job.optimizer.zero_grad(set_to_none=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        if job.group.size > 1:  # the others wait in the middle of the step and can't begin it again
+            raise TrainingError(
+                f"out of memory at step {progress.step + 1} ({problem}). Set gradient_checkpointing: true or "
+                f"micro_batch_tokens below {progress.micro_batch_tokens}, of this training, then run again"
+            )
         largest = max(_packed_tokens(job.objective, [item]) for item in batch)
         if progress.micro_batch_tokens <= largest:
             raise TrainingError(
@@ -213,35 +243,44 @@ def learning_rate_at(step: int, steps: int, peak: float, settings: Train) -> flo
 
 
 def _step(job: _Job[T], batch: list[T], progress: _Progress) -> LogRow:
-    model, objective, step = job.model, job.objective, progress.step
+    model, objective, group, step = job.model, job.objective, job.group, progress.step
     model.train()
     total = sum(objective.weight(item) for item in batch)
-    loss_sum = 0.0
-    metrics: Counter[str] = Counter()
-    computed = 0
-    for micro in micro_batches(batch, objective.sequences, progress.micro_batch_tokens):
+    sums: Counter[str] = Counter()
+    for micro, counts in group.share(_micro_batches(job, batch, progress)):
         with job.precision:
             logps = model(_sequences(objective, micro))
-        loss, sums = objective.loss(logps, micro)
+        loss, metrics = objective.loss(logps, micro)
         if not torch.isfinite(loss):
             raise _not_finite("loss", step)
-        (loss / total).backward()  # type: ignore[no-untyped-call]
-        loss_sum += loss.item()
-        metrics.update(sums)
-        computed += _packed_tokens(objective, micro)
-    norm = torch.nn.utils.clip_grad_norm_(trainable(model).values(), job.settings.gradient_clip)
+        # A group averages its processes' gradients, so each brings its share times their number.
+        (loss * (counts * group.size / total)).backward()  # type: ignore[no-untyped-call]
+        found = {"loss": loss.item(), "computed": _packed_tokens(objective, micro), **metrics}
+        sums.update({name: counts * value for name, value in found.items()})
+    norm = full(torch.nn.utils.clip_grad_norm_(trainable(model).values(), job.settings.gradient_clip))
     if not torch.isfinite(norm):
         raise _not_finite("gradient", step)
+    sums = Counter(group.sums(sums))
     job.optimizer.step()
     job.optimizer.zero_grad(set_to_none=True)
     return {
         "step": step + 1,
-        "loss": loss_sum / total,
-        **{name: value / len(batch) for name, value in metrics.items()},
+        "loss": sums.pop("loss") / total,
+        "computed_tokens": int(sums.pop("computed")),
+        **{name: value / len(batch) for name, value in sums.items()},
         "grad_norm": norm.item(),
         "tokens": sum(len(sequence) for sequence in _sequences(objective, batch)),
-        "computed_tokens": computed,
     }
+
+
+def _micro_batches(job: _Job[T], items: list[T], progress: _Progress) -> list[list[T]]:
+    """Split items within the token budget, and further where every process of a group gets some then."""
+    budget = progress.micro_batch_tokens
+    if job.group.size > 1:
+        fair = -(-_packed_tokens(job.objective, items) // job.group.size)
+        largest = max(_packed_tokens(job.objective, [item]) for item in items)
+        budget = min(budget, max(fair, largest))
+    return list(micro_batches(items, job.objective.sequences, budget))
 
 
 def _sequences(objective: Objective[T], items: Sequence[T]) -> list[TokenSequence]:
@@ -252,22 +291,25 @@ def _packed_tokens(objective: Objective[T], items: Sequence[T]) -> int:
     return packed_tokens(_sequences(objective, items))
 
 
-def _stop(job: _Job[T], held_out: list[T], progress: _Progress, scratch: Path) -> bool:
-    """Measure the validation loss, keep the best weights, and return whether to stop."""
-    model, objective, validation = job.model, job.objective, job.settings.validation
-    assert validation is not None  # noqa: S101 -- the caller looks only where there is one
+def _past_best(job: _Job[T], held_out: list[T], progress: _Progress, folder: Path) -> bool:
+    """Measure the validation loss when it is due, keep the best weights, and return whether to stop."""
+    validation = job.settings.validation
+    if validation is None or not held_out or progress.step % validation.every:
+        return False
+    model, objective = job.model, job.objective
     model.eval()
     loss_sum = 0.0
     with torch.no_grad(), job.precision:
-        for micro in micro_batches(held_out, objective.sequences, progress.micro_batch_tokens):
-            loss_sum += objective.loss(model(_sequences(objective, micro)), micro)[0].item()
+        for micro, counts in job.group.share(_micro_batches(job, held_out, progress)):
+            loss_sum += counts * objective.loss(model(_sequences(objective, micro)), micro)[0].item()
+    loss_sum = job.group.sums({"loss": loss_sum})["loss"]
     loss = loss_sum / sum(objective.weight(item) for item in held_out)
     if not math.isfinite(loss):
         raise _not_finite("validation loss", progress.step)
     progress.log[-1]["validation_loss"] = loss
     if progress.best_loss is None or loss < progress.best_loss:
         progress.best_loss, progress.looks_since_best = loss, 0
-        save_weights(scratch / "best.safetensors", model)
+        save_weights(folder / "best.safetensors", model)
     else:
         progress.looks_since_best += 1
     return progress.looks_since_best >= validation.patience

@@ -8,6 +8,7 @@ import torch
 
 from selfalign.config import Policy, Train
 from selfalign.models.load import load_model
+from selfalign.training.group import Group
 from selfalign.training.logps import CompletionLogps
 from selfalign.training.packing import TokenSequence
 from selfalign.training.sft import sft_objective
@@ -70,6 +71,7 @@ def run() -> Callable[..., list[LogRow]]:
             autocast=torch.float32,
             seed=seed,
             scratch=scratch,
+            group=Group(),
             on_step=on_step,
             on_warning=on_warning,
         )

@@ -1,0 +1,64 @@
+"""One training as plain values, so that it can be done here or by several processes."""
+
+from pathlib import Path
+from typing import Any
+
+from selfalign.config import DPO, Policy, Train
+from selfalign.errors import NothingToTrainError
+from selfalign.records import PreferencePair, Record, SFTExample
+from selfalign.runs import Work
+from selfalign.runs.files import read_rows
+from selfalign.training.dpo import ReferenceLogps, dpo_objective, tokenize_pairs
+from selfalign.training.group import Group
+from selfalign.training.session import TrainingSession
+from selfalign.training.sft import sft_objective, tokenize_examples
+from selfalign.training.trainer import Objective
+
+
+class TrainingJob(Record):
+    """What is trained on what, and how."""
+
+    start: Path
+    """Model directory to start from."""
+    policy: Policy
+    settings: Train
+    dpo: DPO | None
+    """The preference loss; `None` for supervised fine-tuning."""
+    data: tuple[Path, ...]
+    """Files of examples; one file of pairs for a preference loss."""
+    reference: Path | None
+    """Reference log-probabilities of the pairs."""
+    learning_rate: float
+    """Highest rate."""
+    seed: int
+
+
+def do(job: TrainingJob, work: Work, group: Group) -> dict[str, Any]:
+    """Train, write `model/` and `training.jsonl`, and return the figures of the stage.
+
+    Raises:
+        NothingToTrainError: No example fits into the length limit.
+        TrainingError: A loss or gradient is not finite, or memory runs out.
+    """
+    with TrainingSession(job.start, job.policy, job.settings, group) as session:
+        items, too_long, objective = _prepared(job, session)
+        length = session.max_length
+        if not items:
+            raise NothingToTrainError(
+                f"{work.stage}: none of {too_long} examples fits into {length} tokens; raise max_length of "
+                "this training"
+            )
+        if too_long:
+            work.warn(f"{too_long} of {too_long + len(items)} are longer than {length} tokens: skipped")
+        figures = session.train(work, items, objective, job.learning_rate, job.seed)
+    return {"examples" if job.dpo is None else "pairs": len(items), "too_long": too_long, **figures}
+
+
+def _prepared(job: TrainingJob, session: TrainingSession) -> tuple[list[Any], int, Objective[Any]]:
+    """Return the items that fit, how many do not, and the objective."""
+    if job.dpo is None:
+        examples = (row for path in job.data for row in read_rows(path, SFTExample))
+        return *tokenize_examples(examples, session.chat, session.max_length), sft_objective()
+    pairs = (row for path in job.data for row in read_rows(path, PreferencePair))
+    known = {row.pair_id: row for row in read_rows(job.reference, ReferenceLogps)} if job.reference else {}
+    return *tokenize_pairs(pairs, session.chat, session.max_length), dpo_objective(known, job.dpo)
