@@ -104,13 +104,14 @@ def run(
 
     Everything a stage finished is kept: kill it at any moment and give the same command again.
     """
-    from selfalign.methods.execute import execute, plan
+    from selfalign.methods.execute import execute, memory_plan, plan
     from selfalign.recipes import load_recipe
 
     resolved = load_recipe(recipe, overrides or [])
     root = run_dir or Path("runs") / recipe.stem
     if dry_run:
-        _show_plan(plan(resolved, root), as_json)
+        statuses = plan(resolved, root)
+        _show_plan(statuses, as_json, memory_plan(resolved, statuses))
         return
     from selfalign.cli.console import Narrator
 
@@ -146,7 +147,7 @@ def status(run_dir: RunDir, as_json: AsJson = False) -> None:
         f"{run_dir}: {done} of {len(statuses)} stages done; "
         + (f"running ({holder})" if holder else "not running")
     )
-    _show_plan(statuses, as_json=False)
+    _show_plan(statuses, as_json=False, memory={})
     progress = [e for e in events if e["event"] == "progress"][-1:]
     if holder and progress:
         last = progress[0]
@@ -270,14 +271,25 @@ def _print_json(event: dict[str, Any]) -> None:
     print(json.dumps(event, ensure_ascii=False), flush=True)
 
 
-def _show_plan(statuses: Any, as_json: bool) -> None:
-    from selfalign.cli.tables import costs_of, plan_table
+def _show_plan(statuses: Any, as_json: bool, memory: Any) -> None:
+    from selfalign.cli.tables import costs_of, memory_table, plan_table
 
     if as_json:
-        rows = [{"stage": s.stage.name, "state": s.state, "why": s.why, **costs_of(s)} for s in statuses]
+        rows = [
+            {
+                "stage": s.stage.name,
+                "state": s.state,
+                "why": s.why,
+                **costs_of(s),
+                "training_memory": memory.get(s.stage.name),
+            }
+            for s in statuses
+        ]
         print(json.dumps(rows, indent=2))
-    else:
-        console.print(plan_table(statuses))
+        return
+    console.print(plan_table(statuses))
+    if memory:
+        console.print(memory_table(memory))
 
 
 def _show_results(root: Path) -> None:

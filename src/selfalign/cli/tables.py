@@ -43,6 +43,22 @@ def costs_of(status: StageStatus) -> dict[str, int]:
     return {name: 0 if done else int(status.stage.expected.get(name, 0)) for name in _COSTS}
 
 
+def memory_table(memory: Mapping[str, Mapping[str, int]]) -> Table:
+    """Return what each training holds at most; a total above what is available is red."""
+    table = Table(
+        box=None, pad_edge=False, title="memory of one process of a training, GiB", title_justify="left"
+    )
+    table.add_column("stage")
+    for heading in next(iter(memory.values())):
+        table.add_column(heading, justify="right")
+    for stage, parts in memory.items():
+        cells = {name: f"{size / 2**30:.2f}" for name, size in parts.items()}
+        if parts["total"] > parts["available"]:
+            cells["total"] = f"[red]{cells['total']}[/]"
+        table.add_row(stage, *cells.values())
+    return table
+
+
 def judge_table(models: Sequence[ModelRow]) -> Table:
     """Return the judge quality of every model measured so far, length as the baseline below."""
     table = Table(

@@ -81,6 +81,27 @@ def _go_through(recipe: Recipe, root: Path, events: EventLog | None) -> list[Sta
     return run.statuses
 
 
+def memory_plan(recipe: Recipe, statuses: Sequence[StageStatus]) -> dict[str, dict[str, int]]:
+    """Return the bytes that each training still to be done will hold, by its stage.
+
+    The parts are those of `Memory`, with their `total` and what is `available`.
+
+    Raises:
+        ModelError: The model's configuration can't be read.
+    """
+    left = {s.stage.name: s.stage.training for s in statuses if s.stage.training and s.state != "done"}
+    if not left:
+        return {}
+    from selfalign.training.memory import available_memory, training_memory
+
+    configuration, available = policy_source(recipe.policy).configuration(), available_memory(recipe.policy)
+    known = {settings: training_memory(configuration, recipe.policy, settings) for settings in left.values()}
+    return {
+        name: {**known[settings]._asdict(), "total": known[settings].total, "available": available}
+        for name, settings in left.items()
+    }
+
+
 def recipe_of(root: Path) -> Recipe:
     """Return the resolved recipe of a run directory.
 

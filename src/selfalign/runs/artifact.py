@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from selfalign.config import Train
 from selfalign.runs.files import hash_json
 
 
@@ -54,6 +55,8 @@ class Stage:
     expected: Mapping[str, Any] = field(default_factory=dict)
     """Upper bounds known beforehand: `rows` and `tokens` of the main output, and what the stage costs:
     `generations`, `new_tokens` (to generate), `training_tokens` (every epoch counted)."""
+    training: Train | None = None
+    """Settings of a stage that trains, from which its memory can be told."""
 
     @property
     def parts(self) -> dict[str, Any]:

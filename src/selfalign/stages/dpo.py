@@ -39,6 +39,7 @@ def train_dpo(
         },
         inputs={"policy": policy, "pairs": pairs, "reference": reference},
         expected={"training_tokens": settings.train.epochs * pairs.tokens},
+        training=settings.train,
     )
 
     def body(work: Work) -> dict[str, Any]:

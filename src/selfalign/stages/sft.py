@@ -32,6 +32,7 @@ def train_sft(
         settings=training_settings(run.recipe, settings),
         inputs={"start": start, **{f"examples {i}": a for i, a in enumerate(examples, start=1)}},
         expected={"training_tokens": settings.epochs * sum(a.tokens for a in examples)},
+        training=settings,
     )
 
     def body(work: Work) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Attention over a packed row: every branch of the tree sees its own path and nothing else."""
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -192,7 +191,6 @@ def _weights(query: Tensor, keys: Tensor, size: int, scaling: float, window: int
     return torch.softmax(scores, -1)
 
 
-@lru_cache(maxsize=_BLOCK)
 def _later(size: int) -> Tensor:
     """Return which tokens come after each of `size` tokens."""
     return torch.ones(size, size, dtype=torch.bool).triu(1)

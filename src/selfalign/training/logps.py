@@ -20,12 +20,12 @@ CHUNK = 2**24
 class CompletionLogps(torch.nn.Module):
     """A language model that returns the log-probability of each completion."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, tried: bool = True) -> None:
         """Take a causal language model of transformers, with or without adapters.
 
         Whether packing computes what the model computes on each sequence alone is tried on two short
         sequences; where it does not, as with recurrent layers, `not_packed` says why and every sequence
-        gets a padded row of its own.
+        gets a padded row of its own. A model without numbers can't be `tried`: it is packed.
         """
         super().__init__()
         self.model = model
@@ -33,7 +33,10 @@ class CompletionLogps(torch.nn.Module):
         self._inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._finish = _finish(self._inner.config)
         self.not_packed: str | None = None
-        self.not_packed = self._try_packing()
+        if tried:
+            self.not_packed = self._try_packing()
+        else:
+            self._inner.set_attn_implementation(NAME)
 
     def forward(self, sequences: Sequence[TokenSequence]) -> Tensor:
         """Return the summed log-probabilities of the completions' tokens, `(S,)` in float32."""

@@ -1,3 +1,4 @@
+import json
 import signal
 import sys
 from types import SimpleNamespace
@@ -32,12 +33,23 @@ def call(monkeypatch, capsys, tmp_path):
     signal.signal(signal.SIGTERM, terminate)
 
 
+CONFIG = {
+    "model_type": "llama",
+    "vocab_size": 97,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+
+
 @pytest.fixture
 def recipe(tmp_path):
     """A recipe on the starter data, with a model directory that is whole enough to plan with."""
     model = tmp_path / "model"
     model.mkdir()
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+    for name in ("model.safetensors", "tokenizer.json"):
         (model / name).write_text("{}")
+    (model / "config.json").write_text(json.dumps(CONFIG))
     (tmp_path / "mine.yaml").write_text(RECIPE)
     return "mine.yaml"

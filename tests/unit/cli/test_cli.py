@@ -120,8 +120,11 @@ def test_a_dry_run_lists_every_stage_and_writes_nothing(call, recipe, tmp_path):
     before = files(tmp_path)
     answer = call("run", recipe, "--dry-run")
     assert answer.code == 0
-    listed = [line.split()[:2] for line in answer.out.splitlines()]
+    stages, memory = answer.out.split("memory of one process of a training")
+    listed = [line.split()[:2] for line in stages.splitlines()]
     assert [words for words in listed if words and "/" in words[0]] == [[name, "pending"] for name in STAGES]
+    trained = [line.split()[0] for line in memory.splitlines() if "/" in line]
+    assert trained == [name for name in STAGES if name.endswith("/train")]
     assert files(tmp_path) == before
     assert not Path("runs").exists()
 
@@ -136,11 +139,16 @@ def test_a_dry_run_tells_programs_what_each_stage_needs(call, recipe):
     assert by_name["iteration-2/prompts"]["generations"] == 5 * 3
     assert by_name["sft/train"]["training_tokens"] > 0
     assert by_name["data/read"]["generations"] == 0
+    memory = by_name["sft/train"]["training_memory"]
+    assert memory["weights"] == memory["gradients"] == memory["optimizer"] / 2 > 0
+    assert memory["available"] > memory["total"] > memory["activations"] > 0
+    assert by_name["data/read"]["training_memory"] is None
 
 
 def test_the_totals_of_a_dry_run_are_the_sums_of_its_rows(call, recipe):
     rows = json.loads(call("run", recipe, "--dry-run", "--json").out)
-    last = call("run", recipe, "--dry-run").out.splitlines()[-1].split()
+    lines = call("run", recipe, "--dry-run").out.splitlines()
+    last = next(line for line in lines if line.startswith("left")).split()
     totals = [sum(row[name] for row in rows) for name in ("generations", "new_tokens", "training_tokens")]
     assert last == ["left,", "at", "most", *(f"{total:,}" for total in totals)]
 
