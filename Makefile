@@ -1,11 +1,12 @@
 # Two commands to know: `make quickstart` runs the method, `make test` runs the tests.
 
 PYTHON ?= python3
+DATA ?= ../shared/data
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help install quickstart test check format clean
+.PHONY: help install quickstart test check format bench-train clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 - /'
@@ -26,6 +27,9 @@ check: $(VENV)/.installed-dev  ## Check style and types.
 format: $(VENV)/.installed-dev  ## Format the code.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench-train: $(VENV)/.installed-dev  ## Time training against TRL's; QUICK=1 is short, DATA is the data directory.
+	$(BIN)/python benchmarks/bench_train.py --data $(DATA) $(if $(QUICK),--quick) $(ARGS)
 
 clean:  ## Remove the environment and caches; runs are kept.
 	rm -rf $(VENV) build *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
