@@ -59,7 +59,7 @@ examples:
 LEGEND = (
     "Items and tokens a second are of the training steps and the reference pass; tokens are those of prompts "
     "and completions, each completion with its prompt, without padding. Memory is the peak while training, "
-    "interpreter and libraries included, less float32 weights, gradients and AdamW's moments. The matrix "
+    "less what libraries held before it, float32 weights, gradients and AdamW's moments. The matrix "
     "share is what forward and backward passes need over what a matrix product of the model's own shape "
     "reaches, for the training steps. TRL tuned: no gradient checkpointing; DPO with the reference "
     "beforehand and pairs one by one; SFT packed."

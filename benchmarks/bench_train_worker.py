@@ -22,7 +22,6 @@ from bench_train_data import MAX_LENGTH, draw_chosen, draw_judge_examples, draw_
 from selfalign.config import DPO, Policy, Train
 from selfalign.models.load import load_chat, load_trainable
 from selfalign.training.dpo import dpo_objective, reference_logps
-from selfalign.training.group import Group
 from selfalign.training.logps import CompletionLogps
 from selfalign.training.packing import TokenSequence, pack
 from selfalign.training.sft import sft_objective
@@ -134,8 +133,6 @@ def _ours(job: Job, items: Sequence[Any], scratch: Path) -> Measurement:
             autocast=autocast,
             seed=job.seed,
             scratch=scratch,
-            group=Group(),
-            on_step=lambda _done, _total: None,
             on_warning=lambda _message: None,
         )
     end = time.perf_counter()

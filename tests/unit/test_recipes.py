@@ -129,7 +129,7 @@ def test_the_mappings_given_are_left_as_they_are():
             "dpo.learning_rates",
             "known keys: loss, beta, label_smoothing, length_penalty, sft_weight, train",
         ),
-        ("rlcd", "candidates", "known keys: preset, seed, policy, engine, method, data, contrast, judge"),
+        ("rlcd", "candidates", "known keys: preset, seed, policy, engine, report_to, method, data, contrast"),
     ],
 )
 def test_an_unknown_key_is_refused_with_file_path_and_suggestion(tmp_path, method, key, suggestion):

@@ -12,6 +12,7 @@ from selfalign.config.common import (
     Policy,
     Sampling,
     Section,
+    Tracker,
     Train,
     Validation,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "Sampling",
     "Section",
     "SelfRewardingRecipe",
+    "Tracker",
     "Train",
     "Validation",
 ]

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 NonNegative = Annotated[float, Field(ge=0)]
 
 
@@ -184,6 +185,8 @@ class BaseRecipe(Section):
     """Root of all random seeds."""
     policy: Policy = Policy()
     engine: EngineSettings = EngineSettings()
+    report_to: tuple[Tracker, ...] = ()
+    """Trackers that every training step is reported to, besides the run's own log."""
 
     @model_validator(mode="after")
     def _script_is_for_the_scripted_engine(self) -> Self:

@@ -1,5 +1,6 @@
 """Planning and doing a run of any method."""
 
+import importlib.util
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from selfalign import __version__
 from selfalign.config import Recipe, RLCDRecipe
-from selfalign.errors import RunError
+from selfalign.errors import RecipeError, RunError
 from selfalign.methods.rlcd import rlcd
 from selfalign.methods.self_rewarding import self_rewarding
 from selfalign.models.source import policy_source
@@ -47,9 +48,11 @@ def execute(recipe: Recipe, root: Path, text: str, listener: Listener, *, update
         The path of the report.
 
     Raises:
+        RecipeError: A tracker is not installed.
         RunError: Another process holds the directory, or stages are stale and `update` is false.
         SelfAlignError: As the stages raise it; what was finished is kept.
     """
+    _check_trackers(recipe.report_to)
     with hold(root):
         statuses = plan(recipe, root)
         stale = [status for status in statuses if status.state == "stale"]
@@ -119,6 +122,12 @@ def recipe_of(root: Path) -> Recipe:
             f"{root / RESOLVED}: made by another version of selfalign, which manifest.json names "
             f"({key}: {problem['msg']}); look at it with that version"
         ) from None
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RecipeError(f"report_to: {missing[0]} is not installed; run `pip install {missing[0]}`")
 
 
 def _refusal(stale: Sequence[StageStatus]) -> str:

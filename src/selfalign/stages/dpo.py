@@ -55,6 +55,7 @@ def train_dpo(
             reference=reference.path,
             learning_rate=learning_rate,
             seed=derive_seed(run.recipe.seed, work.stage),
+            report_to=run.recipe.report_to,
         )
         return train_job(job, work)
 

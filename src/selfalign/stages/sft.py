@@ -48,6 +48,7 @@ def train_sft(
             reference=None,
             learning_rate=settings.learning_rate,
             seed=derive_seed(run.recipe.seed, work.stage),
+            report_to=run.recipe.report_to,
         )
         return train_job(job, work)
 

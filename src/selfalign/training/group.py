@@ -106,6 +106,10 @@ class Group:
         return reduced
 
 
+ALONE = Group()
+"""One process, on its own."""
+
+
 def local(tensor: Tensor) -> Tensor:
     """Return the part of a tensor that this process holds; all of it where nothing is cut."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from selfalign.config import DPO, Policy, Train
+from selfalign.config import DPO, Policy, Tracker, Train
 from selfalign.errors import NothingToTrainError
 from selfalign.records import PreferencePair, Record, SFTExample
 from selfalign.runs import Work
@@ -12,6 +12,7 @@ from selfalign.training.dpo import ReferenceLogps, dpo_objective, tokenize_pairs
 from selfalign.training.group import Group
 from selfalign.training.session import TrainingSession
 from selfalign.training.sft import sft_objective, tokenize_examples
+from selfalign.training.tracking import tracking
 from selfalign.training.trainer import Objective
 
 
@@ -31,6 +32,7 @@ class TrainingJob(Record):
     learning_rate: float
     """Highest rate."""
     seed: int
+    report_to: tuple[Tracker, ...] = ()
 
 
 def do(job: TrainingJob, work: Work, group: Group) -> dict[str, Any]:
@@ -50,7 +52,10 @@ def do(job: TrainingJob, work: Work, group: Group) -> dict[str, Any]:
             )
         if too_long:
             work.warn(f"{too_long} of {too_long + len(items)} are longer than {length} tokens: skipped")
-        figures = session.train(work, items, objective, job.learning_rate, job.seed)
+        told = job.report_to if group.rank == 0 else ()
+        settings = job.settings.model_dump() | {"learning_rate": job.learning_rate, "seed": job.seed}
+        with tracking(told, work.stage, work.directory.parent, settings) as report:
+            figures = session.train(work, items, objective, job.learning_rate, job.seed, report)
     return {"examples" if job.dpo is None else "pairs": len(items), "too_long": too_long, **figures}
 
 

@@ -1,7 +1,7 @@
 """One training from model directory to model directory."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -12,14 +12,11 @@ from selfalign.config import Policy, Train
 from selfalign.models.load import compute_dtype, load_chat, load_trainable, pick_device
 from selfalign.runs import Work
 from selfalign.runs.files import replacing, write_text
-from selfalign.training.group import Group
+from selfalign.training.group import ALONE, Group
 from selfalign.training.logps import CompletionLogps
 from selfalign.training.trainer import LogRow, Objective, train
 
 T = TypeVar("T")
-
-
-ALONE = Group()
 
 
 class TrainingSession:
@@ -58,9 +55,18 @@ class TrainingSession:
             torch.cuda.empty_cache()
 
     def train(
-        self, work: Work, items: Sequence[T], objective: Objective[T], learning_rate: float, seed: int
+        self,
+        work: Work,
+        items: Sequence[T],
+        objective: Objective[T],
+        learning_rate: float,
+        seed: int,
+        report: Callable[[LogRow], None] = lambda _: None,
     ) -> dict[str, Any]:
-        """Train, then write `model/` and `training.jsonl`; return the figures of the stage."""
+        """Train, then write `model/` and `training.jsonl`; return the figures of the stage.
+
+        Each row of the log is given to `report` as its step is done.
+        """
         if self.logps.not_packed is not None:
             work.warn(f"sequences are padded, not packed, which is slower: {self.logps.not_packed}")
         scratch = work.scratch("checkpoints")
@@ -76,6 +82,7 @@ class TrainingSession:
             scratch=scratch,
             group=self._group,
             on_step=lambda done, total: work.progress(done, total, "steps"),
+            on_row=report,
             on_warning=work.warn,
         )
         self._group.unshard(self.logps)

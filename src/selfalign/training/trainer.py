@@ -25,7 +25,7 @@ from selfalign.training.checkpoints import (
     save_weights,
     trainable,
 )
-from selfalign.training.group import Group, full
+from selfalign.training.group import ALONE, Group, full
 from selfalign.training.logps import CompletionLogps
 from selfalign.training.packing import TokenSequence, micro_batches, packed_tokens
 
@@ -84,9 +84,10 @@ def train(
     autocast: torch.dtype,
     seed: int,
     scratch: Path,
-    group: Group,
-    on_step: Callable[[int, int], None],
     on_warning: Callable[[str], None],
+    group: Group = ALONE,
+    on_step: Callable[[int, int], None] = lambda _done, _total: None,
+    on_row: Callable[[LogRow], None] = lambda _row: None,
 ) -> list[LogRow]:
     """Train the model in place and return its log, a row a step.
 
@@ -103,9 +104,10 @@ def train(
         autocast: Type of matrix products.
         seed: Of the order, the validation split and dropout.
         scratch: Directory of the checkpoints.
+        on_warning: Told what the user should know.
         group: The processes that train this model, among which its weights are shared out.
         on_step: Told (steps done, steps in all).
-        on_warning: Told what the user should know.
+        on_row: Given each new row of the log.
 
     A termination signal is held back until the step is done and saved.
 
@@ -146,6 +148,7 @@ def train(
             on_step(progress.step, len(batches))
             stop = group.any(stopped())
             done = _past_best(job, held_out, progress, folder) or progress.step == len(batches)
+            on_row(progress.log[-1])
             if stop or (not done and progress.step % settings.checkpoint_every == 0):
                 save_checkpoint(folder, model, optimizer, vars(progress))
         if stop:  # by a signal to another process of the group

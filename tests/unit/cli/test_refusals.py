@@ -117,3 +117,11 @@ def test_names_in_brackets_are_shown_as_they_are(call, recipe):
     assert answer.out == "wrote runs[b]/[red]mine.yaml; run it with: selfalign run 'runs[b]/[red]mine.yaml'\n"
     assert "no run in [b]runs" in call("ls", "[b]runs").out
     assert "[b]runs: not a run directory" in call("status", "[b]runs").err
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_written(call, recipe, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    answer = call("run", recipe, "report_to=[mlflow]")
+    assert answer.code == 2
+    assert "report_to: mlflow is not installed; run `pip install mlflow`" in answer.err
+    assert files(Path("runs")) == []

@@ -143,7 +143,6 @@ def taught_to_say(answer: str, chat: Chat, model: Any, tmp_path: Path) -> None:
         autocast=torch.float32,
         seed=0,
         scratch=tmp_path,
-        on_step=lambda _done, _total: None,
         on_warning=pytest.fail,
     )
     assert log[-1]["loss"] < 0.05

@@ -8,7 +8,6 @@ import torch
 
 from selfalign.config import Policy, Train
 from selfalign.models.load import load_model
-from selfalign.training.group import Group
 from selfalign.training.logps import CompletionLogps
 from selfalign.training.packing import TokenSequence
 from selfalign.training.sft import sft_objective
@@ -59,6 +58,7 @@ def run() -> Callable[..., list[LogRow]]:
         *,
         seed: int = 0,
         on_step: Callable[[int, int], None] = lambda _done, _total: None,
+        on_row: Callable[[LogRow], None] = lambda _row: None,
         on_warning: Callable[[str], None] = pytest.fail,
     ) -> list[LogRow]:
         scratch.mkdir(exist_ok=True)
@@ -71,8 +71,8 @@ def run() -> Callable[..., list[LogRow]]:
             autocast=torch.float32,
             seed=seed,
             scratch=scratch,
-            group=Group(),
             on_step=on_step,
+            on_row=on_row,
             on_warning=on_warning,
         )
 

@@ -8,10 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma2Config,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    Qwen2Config,
+)
 
 from selfalign.config import DPO
 from selfalign.models.chat import Chat
+from selfalign.models.source import EMBEDDED, find_model
 from selfalign.records import Message, PreferencePair
 from selfalign.training.dpo import (
     PairTokens,
@@ -33,6 +42,22 @@ from selfalign.training.losses import (
 from selfalign.training.packing import TokenSequence
 from selfalign.training.trainer import Objective
 
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+    "initializer_range": 0.2,
+}
+ARCHITECTURES = {
+    "llama": LlamaConfig,
+    "qwen2": Qwen2Config,
+    "gemma2": partial(Gemma2Config, head_dim=8, sliding_window=16),
+    "mistral": partial(MistralConfig, sliding_window=24),
+    "phi3": Phi3Config,
+}
 WORDS = ("amber", "bridge", "cedar", "dolphin", "ember", "falcon", "granite", "harbor", "ivory", "jungle")
 
 
@@ -266,19 +291,53 @@ def gradients(loss: Any, model: Any) -> Mapping[str, Any]:
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_loss_gradients_and_metrics_are_those_of_trl(tiny_model: Path, tmp_path: Path, smoothing: float):
+CHATML_WITHOUT_LAST_NEWLINE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' }}"
+    "{% if not loop.last or add_generation_prompt %}{{ '\\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+@pytest.fixture
+def model_of(tiny_model: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """A random model of an architecture with the byte tokenizer, or the embedded model."""
+
+    def make(architecture: str) -> Path:
+        if architecture == EMBEDDED:
+            return find_model(EMBEDDED).materialise()
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+        ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        config = ARCHITECTURES[architecture](**SMALL, **ids, vocab_size=len(tokenizer), bos_token_id=None)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+        tokenizer.save_pretrained(tmp_path / "model")
+        return tmp_path / "model"
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("architecture", "smoothing"),
+    [
+        ("llama", 0.1),
+        *((name, 0.0) for name in ARCHITECTURES),
+        pytest.param(EMBEDDED, 0.0, marks=pytest.mark.slow),
+    ],
+)
+def test_loss_gradients_and_metrics_are_those_of_trl(
+    model_of: Any, tmp_path: Path, architecture: str, smoothing: float
+):
     """TRL's sigmoid loss knows no label smoothing; by definition it is a mixture of both label orders.
 
     TRL learns the newline that chatml writes after a turn. The end of turn is where we stop learning,
-    so the last newline is taken out of the template here, and the ids are compared first.
+    so the template here writes none after the last turn, and the ids are compared first.
     """
-    beta, pairs = 0.3, make_pairs(4)
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    tokenizer.chat_template = tokenizer.chat_template.replace(
-        r"'<|im_end|>\n'", r"'<|im_end|>' + ('\n' if not loop.last or add_generation_prompt else '')"
-    )
-    reference = AutoModelForCausalLM.from_pretrained(tiny_model)
+    beta, pairs, start = 0.3, make_pairs(4), model_of(architecture)
+    tokenizer = AutoTokenizer.from_pretrained(start)
+    tokenizer.chat_template = CHATML_WITHOUT_LAST_NEWLINE
+    reference = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
     policy = nudged(reference)
     theirs = copy.deepcopy(policy)
     items, _ = tokenize_pairs(pairs, Chat(tokenizer), 1024)

@@ -10,7 +10,6 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from selfalign.config import Lora, Policy, Train
 from selfalign.errors import ModelError
 from selfalign.models.load import load_trainable
-from selfalign.training.group import Group
 from selfalign.training.logps import CompletionLogps
 from selfalign.training.memory import _row, training_memory
 from selfalign.training.packing import TokenSequence
@@ -55,8 +54,6 @@ def held_at_most(model: Path, policy: Policy, settings: Train, scratch: Path) ->
             autocast=getattr(torch, policy.precision),
             seed=0,
             scratch=scratch,
-            group=Group(),
-            on_step=lambda _done, _total: None,
             on_warning=pytest.fail,
         )
     profiled.export_chrome_trace(str(scratch / "trace.json"))
