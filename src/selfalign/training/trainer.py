@@ -142,19 +142,17 @@ def train(
         model.model.activation_checkpointing_enable()
         model.model.enable_input_require_grads()
     on_step(progress.step, len(batches))
-    while progress.step < len(batches):
-        with _held_back_signals() as stopped:
+    with _held_back_signals() as stopped:
+        while progress.step < len(batches) and not _past_best(settings, progress):
             _advance(job, [training[i] for i in batches[progress.step]], progress)
             on_step(progress.step, len(batches))
-            stop = group.any(stopped())
-            done = _past_best(job, held_out, progress, folder) or progress.step == len(batches)
+            _look(job, held_out, progress, folder)
             on_row(progress.log[-1])
-            if stop or (not done and progress.step % settings.checkpoint_every == 0):
+            stop = group.any(stopped())
+            if stop or progress.step % settings.checkpoint_every == 0:
                 save_checkpoint(folder, model, optimizer, vars(progress))
-        if stop:  # by a signal to another process of the group
-            raise SystemExit(128 + signal.SIGTERM)
-        if done:
-            break
+            if stop:
+                raise SystemExit(128 + signal.SIGTERM)  # where the signal came, it ends the process instead
     if progress.best_loss is not None:
         restore_weights(folder / "best.safetensors", model)
     return progress.log
@@ -162,7 +160,7 @@ def train(
 
 @contextmanager
 def _held_back_signals() -> Iterator[Callable[[], bool]]:
-    """Hold SIGTERM and Ctrl-C back until the block is done; a second one is not held back.
+    """Hold SIGTERM and Ctrl-C back until the block is left; a second one is not held back.
 
     Yields:
         Whether one has come.
@@ -188,8 +186,8 @@ def _held_back_signals() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(came)
     finally:
         restore()
-    if came:
-        signal.raise_signal(came[0])
+        if came:
+            signal.raise_signal(came[0])
 
 
 def _advance(job: _Job[T], batch: list[T], progress: _Progress) -> None:
@@ -294,11 +292,16 @@ def _packed_tokens(objective: Objective[T], items: Sequence[T]) -> int:
     return packed_tokens(_sequences(objective, items))
 
 
-def _past_best(job: _Job[T], held_out: list[T], progress: _Progress, folder: Path) -> bool:
-    """Measure the validation loss when it is due, keep the best weights, and return whether to stop."""
+def _past_best(settings: Train, progress: _Progress) -> bool:
+    """Say whether the validation loss has not fallen for as many looks as the recipe waits."""
+    return settings.validation is not None and progress.looks_since_best >= settings.validation.patience
+
+
+def _look(job: _Job[T], held_out: list[T], progress: _Progress, folder: Path) -> None:
+    """Measure the validation loss when it is due, and keep the best weights."""
     validation = job.settings.validation
     if validation is None or not held_out or progress.step % validation.every:
-        return False
+        return
     model, objective = job.model, job.objective
     model.eval()
     loss_sum = 0.0
@@ -315,7 +318,6 @@ def _past_best(job: _Job[T], held_out: list[T], progress: _Progress, folder: Pat
         save_weights(folder / "best.safetensors", model)
     else:
         progress.looks_since_best += 1
-    return progress.looks_since_best >= validation.patience
 
 
 def _not_finite(what: str, step: int) -> TrainingError:

@@ -57,9 +57,8 @@ def run() -> Callable[..., list[LogRow]]:
         objective: Objective[Any] | None = None,
         *,
         seed: int = 0,
-        on_step: Callable[[int, int], None] = lambda _done, _total: None,
-        on_row: Callable[[LogRow], None] = lambda _row: None,
         on_warning: Callable[[str], None] = pytest.fail,
+        **told: Any,
     ) -> list[LogRow]:
         scratch.mkdir(exist_ok=True)
         return train(
@@ -71,9 +70,8 @@ def run() -> Callable[..., list[LogRow]]:
             autocast=torch.float32,
             seed=seed,
             scratch=scratch,
-            on_step=on_step,
-            on_row=on_row,
             on_warning=on_warning,
+            **told,
         )
 
     return run_training

@@ -12,6 +12,7 @@ import torch
 
 from selfalign.config import Train
 from selfalign.errors import TrainingError
+from selfalign.training.group import Group
 from selfalign.training.packing import packed_tokens
 from selfalign.training.sft import sft_objective
 from selfalign.training.trainer import LogRow
@@ -101,6 +102,31 @@ def test_a_signal_in_a_step_lets_it_finish_saves_and_goes_on_from_there(
     run(plain, items, tmp_path / "b", STEPS)
     assert done == [2, 3, 4]
     assert torch.equal(weights(model), weights(plain))
+
+
+def test_a_signal_between_two_steps_is_held_until_the_next_is_saved(
+    fresh: Any, run: Any, sequences_of: Any, tmp_path: Path
+):
+    class StoppedError(Exception):
+        pass
+
+    def stop(*_: Any) -> None:
+        raise StoppedError
+
+    class LateSignal(Group):
+        def any(self, flag: bool) -> bool:
+            if len(rows) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return flag
+
+    rows: list[LogRow] = []
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with pytest.raises(StoppedError):
+            run(fresh(), sequences_of(12), tmp_path / "a", STEPS, on_row=rows.append, group=LateSignal())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert [folder.name for folder in (tmp_path / "a").iterdir()] == ["step-00000003"]
 
 
 def test_a_second_signal_is_not_held_back(fresh: Any, run: Any, sequences_of: Any, tmp_path: Path):
