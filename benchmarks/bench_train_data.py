@@ -11,9 +11,9 @@ from pathlib import Path
 from selfalign.data.readers import read_ranked
 from selfalign.judging import judge_messages, load_rubric
 from selfalign.models.chat import Chat
+from selfalign.models.packing import TokenSequence
 from selfalign.records import RankedPrompt
 from selfalign.training.dpo import PairTokens
-from selfalign.training.packing import TokenSequence
 
 DEMO = "preference_demo/dpo_en_demo.json"
 HH = "hh_rlhf/harmless-base/test.jsonl.gz"

@@ -24,8 +24,8 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
+from selfalign.models.packing import TokenSequence
 from selfalign.training.dpo import PairTokens
-from selfalign.training.packing import TokenSequence
 
 Row = dict[str, list[int]]
 

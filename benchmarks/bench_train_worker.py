@@ -21,9 +21,9 @@ from bench_train_data import MAX_LENGTH, draw_chosen, draw_judge_examples, draw_
 
 from selfalign.config import DPO, Policy, Train
 from selfalign.models.load import load_chat, load_trainable
+from selfalign.models.logps import CompletionLogps
+from selfalign.models.packing import TokenSequence, pack
 from selfalign.training.dpo import dpo_objective, reference_logps
-from selfalign.training.logps import CompletionLogps
-from selfalign.training.packing import TokenSequence, pack
 from selfalign.training.sft import sft_objective
 from selfalign.training.trainer import Objective, train
 

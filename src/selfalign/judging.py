@@ -5,10 +5,11 @@ instructions; a reply without a sound score is unscored with a reason, never a n
 """
 
 import difflib
+import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -19,10 +20,17 @@ from typing import TypedDict
 
 from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import SandboxedEnvironment
+from scipy.stats import spearmanr
 
 from selfalign.errors import RecipeError
 from selfalign.records import Judgment, Message, Messages, content_id
 
+MOST_OF_ONE_SCORE = 0.8
+"""Share of the scores beyond which a single one says that the judge tells nothing apart."""
+LEAST_MASS = 0.01
+"""Probability that a judge has to put on scores for their mean to mean anything."""
+SCORES = tuple(str(score) for score in range(6))
+"""The scores of a rubric of five additive points."""
 _LETTERS = str.maketrans("0123456789abcdef", "bcdfghjklmnpqrst")
 _JINJA = SandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
@@ -168,8 +176,7 @@ def parse_score(reply: str, *, low: int = 0, high: int = 5, truncated: bool = Fa
     Source: our choice, because every spelling here was seen in replies to such a rubric, and a score
         that is guessed becomes a preference.
     """
-    folded = unicodedata.normalize("NFKC", reply)
-    text = "".join(c for c in folded if unicodedata.category(c) != "Cf").translate(_SPELLINGS)
+    text = _folded(reply)
     if not text.strip():
         return ParsedScore(None, "empty")
     whole, cut = text, ""
@@ -188,6 +195,12 @@ def parse_score(reply: str, *, low: int = 0, high: int = 5, truncated: bool = Fa
     return _read_value(value, low, high)
 
 
+def _folded(reply: str) -> str:
+    """Return a reply without what makes no difference: width, invisible characters, markdown emphasis."""
+    folded = unicodedata.normalize("NFKC", reply)
+    return "".join(c for c in folded if unicodedata.category(c) != "Cf").translate(_SPELLINGS)
+
+
 def _read_value(value: str, low: int, high: int) -> ParsedScore:
     found = _VALUE.match(value)
     if found is None or _SECOND_VALUE.match(found["rest"]):
@@ -196,6 +209,30 @@ def _read_value(value: str, low: int, high: int) -> ParsedScore:
         return ParsedScore(None, "wrong_scale")
     score = float(found["number"])
     return ParsedScore(score, None) if low <= score <= high else ParsedScore(None, "out_of_range")
+
+
+def rationale_of(reply: str) -> str:
+    """Return what a reply says before its last labelled score, without markdown emphasis."""
+    text = _folded(reply)
+    labels = [match.start() for match in _LABELLED.finditer(text)]
+    return (text[: labels[-1]] if labels else text).strip()
+
+
+def expected_score(probabilities: Sequence[float]) -> tuple[float | None, float]:
+    """Return the mean of the scores 0, 1, 2, ... under the judge's probabilities of them, and their sum.
+
+    The mean is over the scores alone: what the judge might say instead of a score doesn't pull it to 0. It is
+    `None` where the probabilities add up to less than `LEAST_MASS`.
+
+    Args:
+        probabilities: Of each score among all that the judge could say.
+
+    Source: our choice, because sampled scores of a small judge tie: it says 5 of nearly everything.
+    """
+    mass = sum(probabilities)
+    if mass < LEAST_MASS:
+        return None, mass
+    return sum(score * probability for score, probability in enumerate(probabilities)) / mass, mass
 
 
 def mean_rewards(judgments: Iterable[Judgment]) -> dict[str, float | None]:
@@ -252,19 +289,91 @@ class Health(TypedDict):
     """Judgments by the reason for having no score."""
     scores: dict[str, int]
     """Judgments by score, rounded to the nearest half; ascending, empty buckets left out."""
+    score_entropy: float | None
+    """Of `scores`, in bits: 0 where all are one. `None` without scores."""
+    mean_mass: float | None
+    """Mean probability that the judge goes on with a score at all; `None` where scores were sampled."""
+    agreement: float | None
+    """Share of pairs of judgments of one completion that have the same score; `None` without such pairs."""
+    tie_rate: float | None
+    """Share of pairs of completions of one prompt that have the same reward; `None` without such pairs."""
+    length_correlation: float | None
+    """Spearman's correlation of a completion's reward with its length; `None` where one is constant."""
     mean_attempts: float | None
     """Judge calls a judgment took; `None` without judgments."""
 
 
-def health(judgments: Iterable[Judgment]) -> Health:
-    """Count scores, and reasons for having none; the result doesn't depend on the order."""
-    rows = list(judgments)
-    scores = sorted(row.score for row in rows if row.score is not None)
+def health(judgments: Iterable[Judgment], lengths: Mapping[str, int]) -> Health:
+    """Measure how the judge behaved; the result doesn't depend on the order.
+
+    Args:
+        judgments: Of any completions.
+        lengths: Length of every judged completion in any unit, by `completion_id`.
+    """
+    number = attempts = 0
+    unscored: Counter[str] = Counter()
+    counts: Counter[float] = Counter()
+    masses: list[float] = []
+    scores: dict[str, dict[str, list[float]]] = {}  # by prompt and completion
+    for row in judgments:
+        number += 1
+        attempts += row.attempts
+        own = scores.setdefault(row.prompt_id, {}).setdefault(row.completion_id, [])
+        if row.score is not None:
+            own.append(row.score)
+            counts[round(row.score * 2) / 2] += 1
+        else:
+            unscored[str(row.reason)] += 1
+        if row.mass is not None:
+            masses.append(row.mass)
+    rewards = {
+        prompt: {name: fmean(sorted(found)) for name, found in own.items() if found}
+        for prompt, own in scores.items()
+    }
+    points = sorted((reward, lengths[name]) for own in rewards.values() for name, reward in own.items())
     return Health(
-        judgments=len(rows),
-        scored=len(scores),
-        parse_rate=len(scores) / len(rows) if rows else None,
-        unscored=dict(Counter(sorted(row.reason for row in rows if row.reason is not None))),
-        scores=dict(Counter(f"{round(score * 2) / 2:g}" for score in scores)),
-        mean_attempts=fmean(row.attempts for row in rows) if rows else None,
+        judgments=number,
+        scored=counts.total(),
+        parse_rate=counts.total() / number if number else None,
+        unscored=dict(sorted(unscored.items())),
+        scores={f"{score:g}": counts[score] for score in sorted(counts)},
+        score_entropy=_entropy(counts.values()) if counts else None,
+        mean_mass=fmean(sorted(masses)) if masses else None,
+        agreement=_equal_pairs(found for own in scores.values() for found in own.values()),
+        tie_rate=_equal_pairs(list(own.values()) for own in rewards.values()),
+        length_correlation=_spearman(points),
+        mean_attempts=attempts / number if number else None,
     )
+
+
+def one_score(scores: Mapping[str, int]) -> str | None:
+    """Say which score nearly all judgments have; `None` if there is no such score.
+
+    Source: the bound is our choice: a judge of one score leaves its pairs to chance.
+    """
+    if not scores:
+        return None
+    score, most = max(scores.items(), key=lambda item: item[1])
+    part = most / sum(scores.values())
+    return f"{part:.0%} of the scores are {score}" if part > MOST_OF_ONE_SCORE else None
+
+
+def _entropy(counts: Iterable[int]) -> float:
+    found = list(counts)
+    total = sum(found)
+    return sum(n / total * math.log2(total / n) for n in found)
+
+
+def _equal_pairs(groups: Iterable[Sequence[float]]) -> float | None:
+    """Return the share of pairs within groups whose members are equal."""
+    pairs = equal = 0
+    for group in groups:
+        pairs += math.comb(len(group), 2)
+        equal += sum(math.comb(n, 2) for n in Counter(group).values())
+    return equal / pairs if pairs else None
+
+
+def _spearman(points: Sequence[tuple[float, int]]) -> float | None:
+    if len({reward for reward, _ in points}) < 2 or len({length for _, length in points}) < 2:
+        return None
+    return float(spearmanr([reward for reward, _ in points], [length for _, length in points]).statistic)

@@ -47,6 +47,7 @@ def make_pairs(
     min_margin: float,
     keep_truncated: bool,
     seed: int,
+    near_best: float = 0.0,
 ) -> PairSelection:
     """Pair completions of the same prompt, the one with the higher reward as chosen.
 
@@ -68,6 +69,8 @@ def make_pairs(
             any case.
         keep_truncated: Whether completions cut off by the token limit take part too.
         seed: Of the draw in `best_random`, which depends on it and the prompt's id alone.
+        near_best: Points of reward below the highest within which the completion of the fewest tokens is
+            chosen, as long as it is above the lowest; not for `all`.
 
     Raises:
         ValueError: An id, or a sample number of a prompt, occurs twice; a completion's prompt is unknown; or
@@ -90,7 +93,7 @@ def make_pairs(
             for c, text in finished
             if (reward := rewards[c.completion_id]) is not None
         ]
-        selected = _select(scored, strategy, draw=int(content_id(str(seed), prompt.prompt_id), 16))
+        selected = _select(scored, strategy, near_best, draw=int(content_id(str(seed), prompt.prompt_id), 16))
         different = [(chosen, rejected) for chosen, rejected in selected if chosen.text != rejected.text]
         kept = [pair for pair in different if pair[0].reward - pair[1].reward >= min_margin]
         pairs += [_pair(prompt, chosen, rejected) for chosen, rejected in kept]
@@ -156,17 +159,37 @@ def _by_prompt(
 
 
 def _select(
-    candidates: Sequence[_Candidate], strategy: Strategy, draw: int
+    candidates: Sequence[_Candidate], strategy: Strategy, near_best: float, draw: int
 ) -> list[tuple[_Candidate, _Candidate]]:
     """Return the (chosen, rejected) that the strategy selects; none where all rewards are equal."""
     ranked = sorted(candidates, key=lambda candidate: (-candidate.reward, candidate.sample))
     ordered = [(high, low) for high, low in combinations(ranked, 2) if high.reward > low.reward]
     if strategy == "all" or not ordered:
         return ordered
+    near = [c for c in ranked if ranked[-1].reward < c.reward >= ranked[0].reward - near_best]
+    chosen = min(near, key=lambda c: c.num_tokens) if near_best else ranked[0]
     if strategy == "best_worst":
-        return [(ranked[0], min(candidates, key=lambda candidate: (candidate.reward, candidate.sample)))]
-    lower = [low for low in ranked if low.reward < ranked[0].reward]
-    return [(ranked[0], lower[draw % len(lower)])]
+        return [(chosen, min(candidates, key=lambda candidate: (candidate.reward, candidate.sample)))]
+    lower = [low for low in ranked if low.reward < chosen.reward]
+    return [(chosen, lower[draw % len(lower)])]
+
+
+def charge_length(
+    rewards: Mapping[str, float | None], completions: Iterable[Completion], cost: float
+) -> dict[str, float | None]:
+    """Return the rewards less what the length of each completion costs; unscored stays unscored.
+
+    Args:
+        rewards: Of every completion, by `completion_id`.
+        completions: In any order.
+        cost: Points of reward a token.
+
+    Source: our choice, because a judge that favours length makes answers grow with every iteration.
+    """
+    tokens = {completion.completion_id: completion.num_tokens for completion in completions}
+    return {
+        name: None if reward is None else reward - cost * tokens[name] for name, reward in rewards.items()
+    }
 
 
 def _pair(prompt: Prompt, chosen: _Candidate, rejected: _Candidate) -> PreferencePair:

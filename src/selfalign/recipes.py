@@ -215,8 +215,18 @@ def _explained(section: BaseModel, indent: str) -> Iterator[str]:
             yield from _explained(value, indent + "  ")
             continue
         if inner is not None:
-            yield f"{indent}# As a section: {_flow(inner().model_dump(mode='json'))}"
+            yield from (f"{indent}# {line}" for line in _as_section(inner, "As a section"))
         yield f"{indent}{name}: {_flow(plain[name])}"
+
+
+def _as_section(section: type[BaseModel], heading: str) -> Iterator[str]:
+    """Yield a section on a line, then those within it that are left out; what has no default is <named>."""
+    needed = {key: f"<{key}>" for key, part in section.model_fields.items() if part.is_required()}
+    yield f"{heading}: {_flow(section(**needed).model_dump(mode='json'))}"
+    for name, field in section.model_fields.items():
+        inner = _section_of(field.annotation)
+        if inner is not None and field.default is None:
+            yield from _as_section(inner, f"  {name} as a section")
 
 
 def _flow(value: Any) -> str:

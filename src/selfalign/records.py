@@ -122,6 +122,8 @@ class Judgment(Record):
     """The judge's whole reply: rationale and score line."""
     attempts: int
     """Judge calls made, retries included."""
+    mass: float | None = None
+    """Probability that the judge goes on with a score at all; `None` where the score was sampled."""
 
     @model_validator(mode="after")
     def _score_or_reason(self) -> "Judgment":

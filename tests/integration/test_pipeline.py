@@ -237,9 +237,11 @@ def test_a_second_process_is_refused(command, tmp_path: Path):
         [f"{part}.lora={{rank: 4, alpha: 8}}" for part in ("sft", "eft.train", "dpo.train")],
         ["dpo.train.lora={rank: 4, alpha: 8}", "eft.training=sequential"],
         ["eft.target=rationale", "eft.balance_lengths=true", "pairs.strategy=all", "judge.samples=1"],
+        ["judge.method=expected", "pairs.near_best=0.5", "pairs.length_cost=0.01"],
+        ["judge.method=expected_after_rationale", "judge.attacked_prompts=0"],
         ["dpo.train.validation={fraction: 0.2, every: 2}", "dpo.learning_rates=[1e-3]", "sft.dropout=0.1"],
     ],
-    ids=["lora", "lora-over-full", "rationale-and-all-pairs", "validation"],
+    ids=["lora", "lora-over-full", "rationale-and-all-pairs", "expected", "after-rationale", "validation"],
 )  # fmt: skip
 def test_other_choices_run_to_the_end(overrides: list[str], tiny_recipe: Path, tmp_path: Path, call, capsys):
     run_dir = tmp_path / "run"
@@ -259,6 +261,19 @@ def test_a_fixed_generator_writes_the_prompts(tiny_recipe: Path, tiny_model: Pat
     assert call(*words) == 0
     parts = read_json(run_dir / "iteration-1" / "manifests" / "prompts.json")["parts"]
     assert parts["input generator"] == find_model(str(tiny_model)).fingerprint
+
+
+def test_a_fixed_judge_judges_and_is_measured(tiny_recipe: Path, tmp_path: Path, call):
+    run_dir = tmp_path / "run"
+    model = tiny_recipe.parent / "model"
+    assert call("run", tiny_recipe, f"judge.model={model}", "num_iterations=1", "--run-dir", run_dir) == 0
+    for where in ("eft", "iteration-1"):
+        parts = read_json(run_dir / where / "manifests" / "judgments.json")["parts"]
+        assert parts["input judge"] == find_model(str(model)).fingerprint
+    assert read_json(run_dir / "judge" / "judge_quality.json")["judge"]["parse_rate"] > 0
+    page = (run_dir / "report.html").read_text(encoding="utf-8")
+    assert "fixed judge" in page
+    assert "Attacks on the judge" in page
 
 
 def test_the_local_engine_runs_the_loop_too(tiny_recipe: Path, tmp_path: Path, call, capsys):

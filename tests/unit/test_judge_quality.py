@@ -2,6 +2,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from selfalign.evaluation.judge_quality import (
     MEASURES,
     judge_quality,
     length_baseline,
+    no_better_than,
     paired_difference,
 )
 from selfalign.records import Message, RankedPrompt, RankedReply
@@ -290,3 +292,22 @@ def test_paired_difference_without_common_pairs_is_undefined() -> None:
     measure = paired_difference(ranked, rewards_of(p=[1, None]), rewards_of(p=[None, 1]))
     assert (measure["value"], measure["n"]) == (None, 0)
     assert measure["reason"] == "no pair has two replies scored by both judges"
+
+
+def accuracy(value: float | None, low: float | None, high: float | None) -> dict[str, Any]:
+    return {"pairwise_accuracy": {"value": value, "low": low, "high": high}}
+
+
+@pytest.mark.parametrize(
+    ("judge", "said"),
+    [
+        ((0.6, 0.5, 0.7), "not above"),
+        ((0.7, 0.62, 0.8), "not shown"),
+        ((0.9, None, None), "not shown"),
+        ((0.8, 0.71, 0.9), None),
+        ((None, None, None), None),
+    ],
+)
+def test_a_judge_is_held_against_length(judge: tuple[float | None, ...], said: str | None) -> None:
+    found = no_better_than(accuracy(*judge), accuracy(0.6, 0.5, 0.7))
+    assert found is None if said is None else said in str(found)

@@ -1,3 +1,4 @@
+import math
 from itertools import takewhile
 from pathlib import Path
 
@@ -8,11 +9,14 @@ from hypothesis import strategies as st
 from selfalign.errors import RecipeError
 from selfalign.judging import (
     ParsedScore,
+    expected_score,
     health,
     judge_messages,
     load_rubric,
     mean_rewards,
+    one_score,
     parse_score,
+    rationale_of,
     representative,
 )
 from selfalign.records import Judgment, Message, Messages
@@ -368,27 +372,86 @@ def test_health_counts_scores_and_reasons() -> None:
         judgment(None, sample=6, reason="truncated"),
         judgment(0, sample=7),
     ]
-    expected = {
-        "judgments": 8,
-        "scored": 5,
-        "parse_rate": 5 / 8,
-        "unscored": {"ambiguous": 1, "truncated": 2},
-        "scores": {"0": 1, "2": 1, "4": 2, "4.5": 1},
-        "mean_attempts": 10 / 8,
-    }
-    assert health(rows) == health(rows[::-1]) == expected
-    assert list(health(rows)["scores"]) == ["0", "2", "4", "4.5"]
+    found = health(rows, {"c0": 10})
+    assert found == health(rows[::-1], {"c0": 10})
+    assert (found["judgments"], found["scored"], found["parse_rate"]) == (8, 5, 5 / 8)
+    assert found["unscored"] == {"ambiguous": 1, "truncated": 2}
+    assert found["scores"] == {"0": 1, "2": 1, "4": 2, "4.5": 1}
+    assert list(found["scores"]) == ["0", "2", "4", "4.5"]
+    assert found["mean_attempts"] == 10 / 8
+
+
+def test_health_measures_ties_agreement_and_length() -> None:
+    rows = [
+        *(judgment(4, sample=k, of="short") for k in range(2)),
+        *(judgment(score, sample=k, of="middle") for k, score in enumerate((3, 5))),
+        *(judgment(5, sample=k, of="long") for k in range(2)),
+        judgment(None, of="unscored"),
+    ]
+    found = health(rows, {"short": 1, "middle": 20, "long": 300, "unscored": 4000})
+    assert found["tie_rate"] == pytest.approx(1 / 3)  # short and middle, of three pairs
+    assert found["agreement"] == pytest.approx(2 / 3)  # short and long with themselves
+    assert found["length_correlation"] == pytest.approx(3**0.5 / 2)  # ranks 1.5, 1.5, 3 and 1, 2, 3
+    assert found["score_entropy"] == pytest.approx(0.5 * 1 + 1 / 3 * math.log2(3) + 1 / 6 * math.log2(6))
+    assert found["mean_mass"] is None
+
+
+def test_health_averages_the_mass_on_scores() -> None:
+    rows = [judgment(4, of=name).model_copy(update={"mass": mass}) for name, mass in (("a", 0.5), ("b", 1.0))]
+    assert health(rows, {"a": 1, "b": 2})["mean_mass"] == 0.75
+
+
+def test_completions_of_different_prompts_never_tie() -> None:
+    rows = [judgment(4, of=name).model_copy(update={"prompt_id": name}) for name in ("a", "b")]
+    assert health(rows, {"a": 1, "b": 2})["tie_rate"] is None
 
 
 def test_health_of_nothing_is_undefined_not_zero() -> None:
-    assert health([]) == {
+    assert health([], {}) == {
         "judgments": 0,
         "scored": 0,
         "parse_rate": None,
         "unscored": {},
         "scores": {},
+        "score_entropy": None,
+        "mean_mass": None,
+        "agreement": None,
+        "tie_rate": None,
+        "length_correlation": None,
         "mean_attempts": None,
     }
+
+
+@pytest.mark.parametrize(("most", "said"), [(80, None), (81, "81% of the scores are 4")])
+def test_one_score_for_most_judgments_is_said(most: int, said: str | None) -> None:
+    assert one_score({"4": most, "5": 100 - most}) == said
+    assert one_score({}) is None
+
+
+def test_the_expected_score_is_a_mean_over_the_scores_alone() -> None:
+    score, mass = expected_score([0.0, 0.0, 0.0, 0.1, 0.3, 0.1])
+    assert (score, mass) == (pytest.approx(4.0), pytest.approx(0.5))
+    assert expected_score([0, 0, 0, 0, 0, 1.0]) == (5.0, 1.0)
+
+
+def test_a_judge_that_says_no_scores_has_no_expected_one() -> None:
+    assert expected_score([0.001] * 6) == (None, pytest.approx(0.006))
+    assert expected_score([0.0] * 6) == (None, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("reply", "rationale"),
+    [
+        ("It is short.\nScore: 4", "It is short."),
+        ("It is short. Score: 4", "It is short"),
+        ("Score: 2 at first.\nBut then it mends.\n**Score:** 3/5", "Score: 2 at first.\nBut then it mends."),
+        ("It goes on and", "It goes on and"),
+        ("Score: 5", ""),
+        ("", ""),
+    ],
+)
+def test_the_rationale_ends_before_the_last_score(reply: str, rationale: str) -> None:
+    assert rationale_of(reply) == rationale
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfalign.pairs import PairSelection, Strategy, make_pairs, pair_health
+from selfalign.pairs import PairSelection, Strategy, charge_length, make_pairs, pair_health
 from selfalign.records import Completion, FinishReason, Message, Prompt, content_id
 
 STRATEGIES: tuple[Strategy, ...] = ("best_worst", "best_random", "all")
@@ -39,6 +39,7 @@ def select(
     min_margin: float = 0.0,
     keep_truncated: bool = False,
     seed: int = 0,
+    near_best: float = 0.0,
 ) -> PairSelection:
     by_id = {c.completion_id: reward for c, reward in zip(completions, rewards, strict=True)}
     return make_pairs(
@@ -49,6 +50,7 @@ def select(
         min_margin=min_margin,
         keep_truncated=keep_truncated,
         seed=seed,
+        near_best=near_best,
     )
 
 
@@ -321,3 +323,37 @@ def test_health_of_no_pairs_is_undefined_not_zero() -> None:
     assert health.pop("pairs") == 0
     assert health.pop("dropped") == {"equal_rewards": 3}
     assert set(health.values()) == {None}
+
+
+@pytest.mark.parametrize(
+    ("rewards", "near_best", "expected"),
+    [
+        ([3.0, 5.0, 4.0, 1.0], 0.0, (1, 3)),
+        ([3.0, 5.0, 4.0, 1.0], 1.0, (1, 3)),  # 5 has fewer tokens than 4
+        ([4.0, 3.0, 5.0, 1.0], 1.0, (0, 3)),
+        ([4.0, 3.0, 5.0, 1.0], 0.5, (2, 3)),
+        ([4.0, 5.0, None, 4.0], 1.0, (1, 0)),  # the lowest reward is never chosen
+    ],
+)
+@pytest.mark.parametrize("strategy", ["best_worst", "best_random"])
+def test_the_shortest_near_the_best_is_chosen(
+    rewards: list[float | None], near_best: float, expected: tuple[int, int], strategy: Strategy
+):
+    """Sample k of a prompt has 10 + k tokens."""
+    prompt = prompt_of("one")
+    completions = [completion_of(prompt, sample) for sample in range(4)]
+    (pair,) = select([prompt], completions, rewards, strategy=strategy, near_best=near_best).pairs
+    sample_of = {completion.completion_id: completion.sample for completion in completions}
+    assert sample_of[pair.chosen_id] == expected[0]
+    if strategy == "best_worst":
+        assert sample_of[pair.rejected_id] == expected[1]
+    assert pair.margin is not None
+    assert pair.margin > 0
+
+
+def test_length_is_charged_by_the_token():
+    completions = [completion_of(prompt_of("one"), sample) for sample in range(3)]
+    ids = [completion.completion_id for completion in completions]
+    charged = charge_length(dict(zip(ids, [5.0, None, 2.0], strict=True)), completions, 0.1)
+    assert charged == {ids[0]: pytest.approx(4.0), ids[1]: None, ids[2]: pytest.approx(0.8)}
+    assert charge_length({ids[0]: 5.0}, completions, 0.0) == {ids[0]: 5.0}

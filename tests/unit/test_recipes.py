@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter
 
-from selfalign.config import Recipe, RLCDRecipe, SelfRewardingRecipe
+from selfalign.config import Endpoint, Recipe, RLCDRecipe, SelfRewardingRecipe
 from selfalign.errors import RecipeError
 from selfalign.recipes import METHODS, explain_recipe, load_preset, load_recipe, recipe_schema, resolve_recipe
 
@@ -171,7 +171,7 @@ def test_an_unknown_method_is_refused_with_all_that_are_known(method):
         ("candidates.n=1", "candidates.n: Input should be greater than or equal to 2"),
         ("candidates.sampling.temperature=-1", "temperature: Input should be greater than or equal to 0"),
         ("data.ranked.evaluation_fraction=1", "data.ranked.evaluation_fraction: Input should be less than 1"),
-        ("engine.kind=vllm", "engine.kind: Input should be 'transformers' or 'scripted'"),
+        ("engine.kind=vllm", "engine.kind: Input should be 'transformers', 'server' or 'scripted'"),
         ("preset=5", "preset: Input should be a valid string"),
         ("dpo.beta=nan", "dpo.beta: Input should be"),
         ("sft.gradient_clip=inf", "sft.gradient_clip: Input should be a finite number"),
@@ -368,7 +368,8 @@ def test_the_schema_knows_every_key_and_refuses_all_others(model):
     def walk(part, model):
         assert part["additionalProperties"] is False
         assert set(part["properties"]) == set(model.model_fields)
-        assert part.get("required", []) == (["method"] if model is RLCDRecipe else [])
+        needed = {RLCDRecipe: ["method"], Endpoint: ["url", "model"]}
+        assert part.get("required", []) == needed.get(model, [])
         for name, field in model.model_fields.items():
             section = section_in(field.annotation)
             if section is not None:

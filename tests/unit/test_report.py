@@ -123,7 +123,7 @@ class FakeRun:
             for n in range(8)
         ]
         judgments = [self.judgment(reply.reply_id, reply.rank) for p in ranked for reply in p.replies]
-        figures = health(judgments)
+        figures = health(judgments, {j.completion_id: n for n, j in enumerate(judgments)})
         quality = judge_quality(
             ranked, mean_rewards(judgments), parse_rate=figures["parse_rate"], bootstrap=100
         )
@@ -139,7 +139,10 @@ class FakeRun:
             for k in range(2)
         ]
         self.rows(f"{directory}/judgments.jsonl", judgments)
-        return {"rows": len(judgments), **health(judgments)}
+        return {
+            "rows": len(judgments),
+            **health(judgments, {j.completion_id: n for n, j in enumerate(judgments)}),
+        }
 
     def judgment(self, completion_id: str, rank: int, k: int = 0) -> Judgment:
         score = 4.0 if self.constant else float(max(0, 5 - rank - len(completion_id) % 2 - k))
@@ -340,7 +343,6 @@ def test_a_constant_judge_is_undefined_with_a_reason_and_never_zero(tmp_path: Pa
     page = page_of(FakeRun(tmp_path / "run", constant=True).until("sft/evaluate").root)
     for reason in ("rewards or ranks are constant in every prompt", "no reply has the perfect reward"):
         assert reason in page.text
-    assert "are 4: such a judge hardly tells replies apart" in page.text
 
 
 def test_why_a_run_stopped_is_said_until_it_goes_on(tmp_path: Path) -> None:

@@ -287,11 +287,18 @@ def test_a_judge_is_told_of_only_where_one_was_asked(tmp_path: Path) -> None:
         "rows": 48,
         "judgments": 48,
         "parse_rate": 0.75,
+        "score_entropy": 1.5,
+        "tie_rate": None,
+        "agreement": 0.5,
+        "length_correlation": 0.25,
+        "mean_mass": None,
         "unscored": {"no_score": 12},
         "scores": {"4": 36},
     }
     path = run.root / "contrast/manifests/pairs.json"
+    warned = ["all scores are 4: such a judge hardly tells replies apart"]
     manifest = json.loads(path.read_text()) | {"stage": "contrast/judgments", "figures": figures}
+    manifest |= {"warnings": warned}
     write_json(path.with_name("judgments.json"), manifest)
     pairs = run.root / "contrast/pairs.jsonl"
     pairs.write_text(pairs.read_text().replace('"reward_chosen":null', '"reward_chosen":4.5'))

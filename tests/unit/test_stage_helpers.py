@@ -57,8 +57,10 @@ SECOND_TRAINING = r"iteration-2/(train|evaluate)"
         ("eft.training=sequential", r"eft/(train|evaluate)|iteration-.*"),
         ("eft.train.epochs=2", r"eft/(train|evaluate)|iteration-.*"),
         ("prompts.shots=6", r"iteration-.*"),
-        ("candidates.n=6", r"iteration-1/(?!prompts).*" + AFTER_ONE),
+        ("candidates.n=6", r"iteration-1/(?!prompts|attacks).*" + AFTER_ONE),
         ("pairs.min_margin=1", r"iteration-1/(pairs|reference|train)" + AFTER_ONE),
+        ("pairs.near_best=1", r"iteration-1/(pairs|reference|train)" + AFTER_ONE),
+        ("judge.attacked_prompts=2", r"iteration-\d/attacks"),
         ("dpo.train.max_length=64", r"iteration-1/(reference|train)" + AFTER_ONE),
         ("dpo.train.lora={}", r"iteration-1/(reference|train)" + AFTER_ONE),
         ("dpo.beta=0.2", r"iteration-1/train" + AFTER_ONE),
@@ -178,7 +180,8 @@ def judgments_of(folder, texts, *, retries, samples=1):
     figures = {}
 
     def body(work):
-        figures.update(judge(run, work, Artifact(folder, "x"), items, "judgments.jsonl", recipe.judge))
+        by = {"policy": Artifact(folder, "x")}
+        figures.update(judge(run, work, by, items, "judgments.jsonl", recipe.judge))
         return figures
 
     judged = run.do(Stage("iteration-1/judgments", 1, ("judgments.jsonl",)), body)

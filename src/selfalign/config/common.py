@@ -38,11 +38,52 @@ class Policy(Section):
     """Arithmetic of forward and backward passes; `auto` is bfloat16 where the processor has it."""
 
 
+class Requests(Section):
+    """How a server is asked."""
+
+    concurrency: PositiveInt = 64
+    """Requests under way at once, at most."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """Time for one answer; one that takes longer is asked for again."""
+    retries: Annotated[int, Field(ge=0)] = 8
+    """Further attempts after a failure that may pass (429, 5xx, a time-out, a lost connection), with growing
+    pauses between them."""
+
+
+class Serve(Requests):
+    """A vLLM server that the run starts for each model that it generates with, and ends after it."""
+
+    python: str | None = None
+    """Python of an environment with vLLM, such as `~/vllm/bin/python`; this one if not given."""
+    tensor_parallel: PositiveInt = 1
+    """GPUs that share one copy of the model."""
+    data_parallel: PositiveInt = 1
+    """Copies of the model."""
+    arguments: tuple[str, ...] = ()
+    """Further arguments of `vllm serve`."""
+    start_seconds: PositiveInt = 900
+    """Time for the server to load the model and be healthy."""
+
+
+class Endpoint(Requests):
+    """A model behind an OpenAI-compatible chat API that runs already, here or elsewhere."""
+
+    url: str
+    """Address of the API, such as `https://api.example.com/v1`."""
+    model: str
+    """Name by which the API knows the model."""
+    key_variable: str | None = None
+    """Environment variable that holds the key; the key itself is read from there alone and never written."""
+
+
 class EngineSettings(Section):
     """What generates text."""
 
-    kind: Literal["transformers", "scripted"] = "transformers"
-    """`transformers` runs the model in this process; `scripted` answers by rule, for tests and trials."""
+    kind: Literal["transformers", "server", "scripted"] = "transformers"
+    """`transformers` runs the model in this process; `server` has vLLM serve it; `scripted` answers by rule,
+    for tests and trials."""
+    serve: Serve | None = None
+    """The server that `kind: server` starts."""
     batch_size: PositiveInt = 64
     """Sequences decoded at once, at most."""
     batch_tokens: PositiveInt = 65536
@@ -133,6 +174,15 @@ class Train(Section):
 class Judge(Section):
     """How a model judges completions."""
 
+    method: Literal["sampled", "expected", "expected_after_rationale"] = "sampled"
+    """`sampled` reads the score of each of K sampled replies; `expected` decodes nothing and takes the mean
+    over the probabilities of the scores; `expected_after_rationale` does so after one sampled rationale."""
+    model: str | None = None
+    """A fixed judge in place of the policy, by name, directory or hub id."""
+    endpoint: Endpoint | None = None
+    """A fixed judge behind an API in place of the policy."""
+    attacked_prompts: Annotated[int, Field(ge=0)] = 4
+    """Prompts of each iteration on which the shipped attacks on a judge are tried; 0 tries none."""
     rubric: str = "additive"
     """`additive`, `additive_score_only`, or a template file of your own."""
     samples: PositiveInt = 3
@@ -144,10 +194,26 @@ class Judge(Section):
     form that the rubric asks for."""
     sampling: Sampling = Sampling(max_new_tokens=256)
 
+    @property
+    def calls(self) -> int:
+        """Return how often a text is judged: once where its score is a mean over probabilities."""
+        return self.samples if self.method == "sampled" else 1
+
+    @property
+    def is_fixed(self) -> bool:
+        """Say whether another model than the policy judges."""
+        return self.model is not None or self.endpoint is not None
+
     @model_validator(mode="after")
     def _judgments_differ(self) -> Self:
-        if self.samples > 1 and self.sampling.temperature == 0:
+        if self.calls > 1 and self.sampling.temperature == 0:
             raise ValueError("sampling.temperature is 0: greedy samples would all be the same")
+        return self
+
+    @model_validator(mode="after")
+    def _one_judge(self) -> Self:
+        if self.model is not None and self.endpoint is not None:
+            raise ValueError("model and endpoint both name a judge: leave one out")
         return self
 
 
@@ -189,7 +255,9 @@ class BaseRecipe(Section):
     """Trackers that every training step is reported to, besides the run's own log."""
 
     @model_validator(mode="after")
-    def _script_is_for_the_scripted_engine(self) -> Self:
+    def _engine_has_what_its_kind_needs(self) -> Self:
         if self.engine.script is not None and self.engine.kind != "scripted":
             raise ValueError("engine.script is for engine.kind: scripted")
+        if (self.engine.serve is not None) != (self.engine.kind == "server"):
+            raise ValueError("engine.serve and engine.kind: server belong together")
         return self

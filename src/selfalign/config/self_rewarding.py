@@ -117,6 +117,16 @@ class Pairs(Section):
     """Least difference of rewards; equal rewards never give a pair."""
     keep_truncated: bool = False
     """Admit completions cut off by the token limit."""
+    length_cost: NonNegative = 0.0
+    """Points of reward that a token costs."""
+    near_best: NonNegative = 0.0
+    """Points of reward below the best within which the shortest completion is chosen in its place."""
+
+    @model_validator(mode="after")
+    def _shortest_of_the_best_is_one(self) -> Self:
+        if self.near_best and self.strategy == "all":
+            raise ValueError("near_best chooses one completion, strategy: all takes every one; leave one out")
+        return self
 
 
 class Evaluation(Section):
@@ -170,6 +180,11 @@ class SelfRewardingRecipe(BaseRecipe):
             raise ValueError("prompts.generated_shots must be below prompts.shots")
         if self.prompts.min_words > self.prompts.max_words:
             raise ValueError("prompts.min_words is above prompts.max_words")
+        if self.eft.target == "rationale" and self.judge.method != "sampled":
+            raise ValueError(
+                f"eft.target: rationale learns whole judgments, and judge.method: {self.judge.method} leaves "
+                "their score open; set eft.target: score"
+            )
         drawn = {"candidates": self.candidates.sampling, "prompts": self.prompts.sampling}
         for name, sampling in drawn.items():
             if sampling.temperature == 0:

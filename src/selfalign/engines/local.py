@@ -5,6 +5,7 @@ once for its N samples; rows that have finished leave the batch.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,18 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from selfalign.config import Policy, Sampling
-from selfalign.engines.protocol import Generation, GenerationRequest
+from selfalign.engines.choices import Spelling, by_choice, spellings
+from selfalign.engines.protocol import Choice, ChoiceRequest, Generation, GenerationRequest
 from selfalign.engines.sampling import sample
+from selfalign.models.attention import NAME
 from selfalign.models.load import compute_dtype, load_chat, load_model, pick_device
+from selfalign.models.logps import CompletionLogps
+from selfalign.models.packing import TokenSequence, micro_batches
 from selfalign.records import FinishReason
 
 _COMPACT_SHARE = 0.25
+_ROW_TOKENS = 8192
+"""Tokens of a packed row in which choices are scored."""
 
 
 @dataclass
@@ -45,6 +52,7 @@ class LocalEngine:
         self._chat = load_chat(model, policy)
         self._batch_size = batch_size
         self._batch_tokens = batch_tokens
+        self._logps: CompletionLogps | None = None
         self._context: int = self._model.config.max_position_embeddings
         eos = self._model.generation_config.eos_token_id
         # A control token of any kind ends the turn: a base model may open the next one instead of closing
@@ -73,6 +81,42 @@ class LocalEngine:
         prefix = self._prefix_cache(rows[0].prompt[:shared]) if shared else None
         for batch in self._batches(rows):
             yield from self._decode(batch, prefix, shared, sampling)
+
+    @torch.inference_mode()
+    def choose(self, requests: Sequence[ChoiceRequest]) -> Iterator[Choice]:
+        """Yield the probabilities of the choices of each request; see `Engine`.
+
+        Nothing is decoded: prompts with their choices are laid out as a tree, in which what prompts share is
+        computed once, and the log-probabilities of the choices are read off it.
+        """
+        asked: list[tuple[ChoiceRequest, list[Spelling], tuple[TokenSequence, ...]]] = []
+        for request in requests:
+            prompt = tuple(self._chat.prompt_ids(request.messages, request.reply_start))
+            spelled = spellings(self._chat, request.reply_start, request.choices)
+            if len(prompt) + max(len(ids) for _, ids in spelled) > self._context:
+                yield Choice(request.key, None)
+                continue
+            asked.append((request, spelled, tuple(TokenSequence(prompt, ids) for _, ids in spelled)))
+        for batch in micro_batches(asked, lambda item: item[2], _ROW_TOKENS):
+            together = [sequence for _, _, sequences in batch for sequence in sequences]
+            with self._packing() as logps:
+                found = logps(together).exp().tolist()
+            for request, spelled, _ in batch:
+                likelihoods, found = found[: len(spelled)], found[len(spelled) :]
+                yield Choice(request.key, by_choice(spelled, likelihoods, len(request.choices)))
+
+    @contextmanager
+    def _packing(self) -> Iterator[CompletionLogps]:
+        """Lend the model as one that reads packed rows."""
+        before = self._model.config._attn_implementation
+        try:
+            if self._logps is None:
+                self._logps = CompletionLogps(self._model)
+            elif self._logps.not_packed is None:
+                self._model.set_attn_implementation(NAME)
+            yield self._logps
+        finally:
+            self._model.set_attn_implementation(before)
 
     def _batches(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
         """Cut rows, the shortest first, into batches that fit in memory when all reach their limit."""

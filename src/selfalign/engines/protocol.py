@@ -34,6 +34,29 @@ class Generation:
     """New tokens, the end of turn not counted."""
 
 
+@dataclass(frozen=True)
+class ChoiceRequest:
+    """The question how likely the assistant is to go on with each of several words."""
+
+    key: str
+    """Names the request; unique within a call."""
+    messages: Messages
+    reply_start: str
+    """What the assistant's turn begins with, without a space at its end; the choice comes next."""
+    choices: tuple[str, ...]
+    """Words such as `0` to `5`; each counts with and without a space before it."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How likely each choice is."""
+
+    key: str
+    probabilities: tuple[float, ...] | None
+    """Of each choice among all that the model could say, so that they add up to 1 or less; `None` where the
+    prompt leaves no room in the context."""
+
+
 class Engine(Protocol):
     """A model that generates."""
 
@@ -43,4 +66,8 @@ class Engine(Protocol):
         The order and the number of the requests do not shape the draws, beyond rounding in arithmetic
         that is done in batches.
         """
+        ...
+
+    def choose(self, requests: Sequence[ChoiceRequest]) -> Iterator[Choice]:
+        """Yield the probabilities of the choices of each request, in any order; nothing is drawn."""
         ...

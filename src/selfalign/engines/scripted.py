@@ -18,7 +18,7 @@ import jinja2
 from jinja2.sandbox import SandboxedEnvironment
 
 from selfalign.config import Sampling
-from selfalign.engines.protocol import Generation, GenerationRequest
+from selfalign.engines.protocol import Choice, ChoiceRequest, Generation, GenerationRequest
 from selfalign.errors import RecipeError
 
 
@@ -68,6 +68,14 @@ class ScriptedEngine:
                 yield Generation(request.key, text, "length", sampling.max_new_tokens)
             else:
                 yield Generation(request.key, reply, "stop", len(words))
+
+    def choose(self, requests: Sequence[ChoiceRequest]) -> Iterator[Choice]:
+        """Yield probabilities drawn from the text of each request, in order; see `Engine`."""
+        for request in requests:
+            last = request.messages[-1].content
+            draw = random.Random(last + request.reply_start)  # noqa: S311
+            drawn = [draw.random() for _ in request.choices]
+            yield Choice(request.key, tuple(weight / sum(drawn) for weight in drawn))
 
     def _reply(self, request: GenerationRequest) -> str:
         last = request.messages[-1].content

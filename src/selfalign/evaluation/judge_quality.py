@@ -110,6 +110,18 @@ def length_baseline(
     return judge_quality(ranked, lengths, parse_rate=None, perfect=math.inf, bootstrap=bootstrap, seed=seed)
 
 
+def no_better_than(judge: Mapping[str, Any], length: Mapping[str, Any]) -> str | None:
+    """Say that a judge is not shown to be better than length, by their pairwise accuracies; or `None`."""
+    accuracy, baseline = judge["pairwise_accuracy"], length["pairwise_accuracy"]
+    if accuracy["value"] is None or baseline["value"] is None:
+        return None
+    if accuracy["value"] <= baseline["value"]:
+        return "pairwise accuracy is not above that of plain length: counting characters would judge as well"
+    if accuracy["low"] is None or baseline["high"] is None or accuracy["low"] <= baseline["high"]:
+        return "not shown to judge better than plain length: the intervals of their accuracies overlap"
+    return None
+
+
 def paired_difference(
     ranked: Sequence[RankedPrompt],
     rewards_a: Mapping[str, float | None],

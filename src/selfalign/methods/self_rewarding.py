@@ -6,7 +6,9 @@ Where we depart from the paper, and why:
   A constant judge therefore yields no EFT data and no pairs, instead of arbitrary ones.
 * Truncated candidates make no pairs unless the recipe says otherwise: half an answer is no evidence.
 * New prompts may come from the policy itself; the paper uses a fixed larger model. The recipe chooses.
-* Every model is measured as a judge on prompts held out from all training, beside plain length.
+* Every model is measured as a judge on prompts held out from all training, beside plain length; a fixed
+  judge, where the recipe names one, too.
+* Candidates that try to talk the judge into a high score are tried in every iteration.
 """
 
 from selfalign import stages
@@ -21,6 +23,8 @@ def self_rewarding(run: Run[SelfRewardingRecipe]) -> None:
     fixed = None if recipe.prompts.generator == "policy" else stages.base_model(run, recipe.prompts.generator)
     data = stages.read_data(run)
 
+    if recipe.judge.is_fixed:
+        stages.evaluate_judge(run, "judge", None, data.held_out)
     baseline = stages.train_sft(run, "sft", base, [data.ift], recipe.sft)
     stages.evaluate_judge(run, "sft", baseline, data.held_out)
 
@@ -35,6 +39,7 @@ def self_rewarding(run: Run[SelfRewardingRecipe]) -> None:
         prompts = stages.new_prompts(run, iteration, fixed or policy, data, earlier)
         candidates = stages.sample_candidates(run, iteration, policy, prompts)
         judgments = stages.judge_candidates(run, iteration, policy, prompts, candidates)
+        stages.attack_judge(run, iteration, policy, prompts)
         pairs = stages.make_pairs(run, iteration, prompts, candidates, judgments)
         rate = recipe.dpo.learning_rate_of(iteration)
         where = f"iteration-{iteration}"

@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from selfalign.report.read import Manifest, ModelRow
+from selfalign.report.read import Manifest
 from selfalign.report.text import share
 
-MOST_OF_ONE_SCORE = 0.8
 MOST_GROWTH = 0.25
 MOST_CHOSEN_LONGER = 0.75
 
@@ -19,23 +18,18 @@ class Concern:
     message: str
 
 
-def concerns(
-    stages: Mapping[str, Manifest], models: Sequence[ModelRow], iterations: Sequence[int]
-) -> list[Concern]:
+def concerns(stages: Mapping[str, Manifest], iterations: Sequence[int]) -> list[Concern]:
     """Return the warnings that the stages gave, then those that follow from their figures.
 
     Args:
         stages: Manifests of the finished stages, in the order to tell them.
-        models: The models measured so far, length as a judge last.
         iterations: Numbers of the iterations.
 
-    Source: the four rules and their bounds are our choice, after the known ways in which a model that
-    rewards itself goes wrong: a judge of length, a judge of one score, and answers that grow.
+    Source: the rules and their bounds are our choice, after a known way in which a model that rewards itself
+    goes wrong: answers that grow. Judges of length or of one score are told of by the stages themselves.
     """
     return [
         *given(stages),
-        *_against_length(models),
-        *one_score(stages),
         *_growth(stages, iterations),
         *_longer_chosen(stages, iterations),
     ]
@@ -45,45 +39,6 @@ def given(stages: Mapping[str, Manifest]) -> Iterator[Concern]:
     """Yield the warnings that the stages gave."""
     for stage, manifest in stages.items():
         yield from (Concern(stage, message) for message in manifest["warnings"])
-
-
-def _against_length(models: Sequence[ModelRow]) -> Iterator[Concern]:
-    if not models:
-        return
-    *judges, baseline = models
-    length = baseline.quality["pairwise_accuracy"]
-    below, unproven = [], []
-    for model in judges:
-        accuracy = model.quality["pairwise_accuracy"]
-        if accuracy["value"] is None or length["value"] is None:
-            continue
-        if accuracy["value"] <= length["value"]:
-            below.append(model.name)
-        elif accuracy["low"] is None or length["high"] is None or accuracy["low"] <= length["high"]:
-            unproven.append(model.name)
-    if below:
-        yield Concern(
-            ", ".join(below),
-            "pairwise accuracy is not above that of plain length: counting characters would judge as well",
-        )
-    if unproven:
-        yield Concern(
-            ", ".join(unproven),
-            "not shown to judge better than plain length: the intervals of their pairwise accuracies overlap",
-        )
-
-
-def one_score(stages: Mapping[str, Manifest]) -> Iterator[Concern]:
-    """Yield a warning for each judging stage that gave nearly always the same score."""
-    for stage, manifest in stages.items():
-        scores = manifest["figures"].get("scores", {})
-        # EFT examples state scores too, but they are what was kept, not what the judge said.
-        if "judgments" not in manifest["figures"] or not scores:
-            continue
-        score, most = max(scores.items(), key=lambda item: item[1])
-        if most > MOST_OF_ONE_SCORE * sum(scores.values()):
-            said = share(most / sum(scores.values()))
-            yield Concern(stage, f"{said} of the scores are {score}: such a judge hardly tells replies apart")
 
 
 def _growth(stages: Mapping[str, Manifest], iterations: Sequence[int]) -> Iterator[Concern]:

@@ -22,9 +22,9 @@ MEASURES = (
 """Keys of judge quality and their short headings."""
 
 # Directories and stages in the order of the method, so that stages that took no time stay in order too.
-_DIRECTORIES = ("data", "sft", "eft", "iteration", "contrast", "rlcd")
+_DIRECTORIES = ("data", "judge", "sft", "eft", "iteration", "contrast", "rlcd")
 _STAGES = (
-    *("read", "prompts", "candidates", "contrasts", "completions", "judgments", "examples"),
+    *("read", "prompts", "candidates", "contrasts", "completions", "judgments", "attacks", "examples"),
     *("pairs", "strength", "reference", "train", "evaluate", "preference", "outputs"),
 )
 
@@ -54,6 +54,7 @@ def measured_models(root: Path) -> list[ModelRow]:
 def model_places(root: Path) -> list[tuple[str, str]]:
     """Return name and directory of every model that is or will be trained there, in that order."""
     return [
+        *([("fixed judge", "judge")] if (root / "judge").is_dir() else []),
         ("SFT baseline", "sft"),
         ("M1", "eft"),
         *((f"M{t + 1}", f"iteration-{t}") for t in iterations(root)),

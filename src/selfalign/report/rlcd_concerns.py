@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from selfalign.report.concerns import MOST_CHOSEN_LONGER, MOST_GROWTH, Concern, given, one_score
+from selfalign.report.concerns import MOST_CHOSEN_LONGER, MOST_GROWTH, Concern, given
 from selfalign.report.effects import Measure
 from selfalign.report.read import Manifest
 from selfalign.report.rlcd_sample import Lengths
@@ -58,7 +58,6 @@ def rlcd_concerns(
     """
     return [
         *given(stages),
-        *one_score(stages),
         *_lost(balance_of(stages)),
         *_same(stages.get("contrast/pairs")),
         *_longer(lengths),

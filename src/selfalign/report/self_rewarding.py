@@ -32,7 +32,7 @@ def self_rewarding_page(
     return {
         "finished": f"iteration-{recipe.get('num_iterations')}/evaluate" in stages,
         "data_contents": contents,
-        "concerns": concerns(stages, models, numbers),
+        "concerns": concerns(stages, numbers),
         "models": models,
         "headings": [(heading, tables.UNITS.get(key, "pairs")) for key, heading in MEASURES],
         "judges": tables.judge_table(models),

@@ -7,6 +7,7 @@ dropping that a finished stage does not name has been met 0 times.
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from selfalign.report.read import MEASURES, Manifest, ModelRow
@@ -79,7 +80,7 @@ def judge_table(models: Sequence[ModelRow]) -> JudgeTable:
         rate = quality["parse_rate"]
         parsed = Cell(None, note=note("nothing was parsed")) if rate is None else Cell(share(rate))
         rows.append((model.name, (*cells, parsed)))
-        before = quality
+        before = {} if model.where == "judge" else quality  # no model after a fixed judge is its next version
     return JudgeTable(tuple(rows), tuple(notes))
 
 
@@ -123,9 +124,42 @@ def iteration_counts(stages: Mapping[str, Manifest], iterations: Sequence[int]) 
                 count_row(
                     "mean tokens, rejected", pairs, lambda m: _tenth(m["figures"]["mean_rejected_tokens"])
                 ),
+                *_without_length_control(pairs),
             ),
         ),
+        *_attack_counts([stages.get(f"iteration-{number}/attacks") for number in iterations]),
     ]
+
+
+def _without_length_control(pairs: Sequence[Manifest | None]) -> Iterator[Row]:
+    """Yield what the pairs would be without length control, where an iteration has any."""
+    if not any(m and "uncontrolled" in m["figures"] for m in pairs):
+        return
+
+    def of(manifest: Manifest) -> Mapping[str, Any]:
+        return manifest["figures"].get("uncontrolled", manifest["figures"])  # type: ignore[no-any-return]
+
+    yield count_row("without length control: kept", pairs, lambda m: whole(of(m)["pairs"]))
+    yield count_row(
+        "without length control: chosen is the longer", pairs, lambda m: _share(of(m)["chosen_longer"])
+    )
+    yield count_row(
+        "without length control: mean tokens, chosen", pairs, lambda m: _tenth(of(m)["mean_chosen_tokens"])
+    )
+
+
+def _attack_counts(attacks: Sequence[Manifest | None]) -> Iterator[Group]:
+    """Yield how the judge took the attacks, if any were tried."""
+    names = dict.fromkeys(name for m in attacks if m for name in m["figures"]["worked"])
+    if names:
+        yield Group(
+            "Attacks on the judge",
+            (
+                count_row("scored", attacks, lambda m: whole(m["figures"]["attacks"])),
+                count_row("worked", attacks, lambda m: _share(m["figures"]["attacks_worked"])),
+                *(count_row(f"worked: {words_of(name)}", attacks, partial(_worked, name)) for name in names),
+            ),
+        )
 
 
 def data_counts(stages: Mapping[str, Manifest]) -> list[Group]:
@@ -184,13 +218,25 @@ def score_table(examples: Manifest | None) -> tuple[list[str], list[Row]] | None
 
 
 def judgment_counts(judgments: Sequence[Manifest | None]) -> Group:
-    """Return what became of judgments, a column for each manifest."""
+    """Return what became of judgments, a column for each manifest; a measure that none has is left out."""
+
+    def row(label: str, figure: str, words: Callable[[float | None], str | None]) -> Row:
+        return count_row(label, judgments, lambda m: words(m["figures"][figure]))
+
+    measures = (
+        row("entropy of scores, bits", "score_entropy", _two_places),
+        row("ties within a prompt", "tie_rate", _share),
+        row("repeated judgments agree", "agreement", _share),
+        row("correlation of reward and length", "length_correlation", _two_places),
+        row("probability that a score is said", "mean_mass", _share),
+    )
     return Group(
         "Judgments",
         (
             count_row("made", judgments, lambda m: whole(m["figures"]["judgments"])),
-            count_row("parsed", judgments, lambda m: _share(m["figures"]["parse_rate"])),
+            row("parsed", "parse_rate", _share),
             *reason_rows("unscored", judgments, "unscored"),
+            *(measure for measure in measures if any(measure.cells)),
         ),
     )
 
@@ -211,6 +257,10 @@ def reason_rows(prefix: str, manifests: Sequence[Manifest | None], figure: str) 
     for reason in sorted(totals, key=lambda name: (-totals[name], name)):
         cells = tuple(None if counted is None else whole(counted.get(reason, 0)) for counted in counts)
         yield Row(f"{prefix}: {words_of(reason)}", cells)
+
+
+def _worked(attack: str, manifest: Manifest) -> str | None:
+    return _share(manifest["figures"]["worked"][attack])
 
 
 def _interval(measure: Mapping[str, Any]) -> str | None:

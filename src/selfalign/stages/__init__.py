@@ -1,5 +1,6 @@
 """The stages of the methods, one file each; only they read and write the run's data."""
 
+from selfalign.stages.attacks import attack_judge
 from selfalign.stages.base import base_model
 from selfalign.stages.candidates import sample_candidates
 from selfalign.stages.contrast import (
@@ -21,6 +22,7 @@ from selfalign.stages.sft import train_sft
 from selfalign.stages.strength import measure_strength
 
 __all__ = [
+    "attack_judge",
     "base_model",
     "build_eft",
     "compare_outputs",

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from selfalign.config import BaseRecipe, Train
+from selfalign.config import BaseRecipe, Policy, Train
 from selfalign.errors import RecipeError
 from selfalign.runs.files import hash_file
 
@@ -34,6 +34,11 @@ def generation_settings(recipe: BaseRecipe) -> dict[str, Any]:
         "chat_template": recipe.policy.chat_template,
         "seed": recipe.seed,
     }
+
+
+def own_template(policy: Policy) -> Policy:
+    """Return the settings for a fixed model: device and precision of the policy, and its own template."""
+    return policy.model_copy(update={"chat_template": None})
 
 
 def training_settings(recipe: BaseRecipe, train: Train) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from selfalign.runs.files import hash_json, read_rows, write_rows
 from selfalign.seeds import derive_seed
 from selfalign.stages.common import generation_settings, plain
 from selfalign.stages.complete import Ask, complete
-from selfalign.stages.judge import Judged, judge, judge_cost, judge_settings
+from selfalign.stages.grader import Judged
+from selfalign.stages.judge import judge, judge_cost, judge_of, judge_settings, warn_of_one_score
 from selfalign.stages.prompt_data import PromptSets
 
 VERSION = 1
@@ -142,7 +143,9 @@ def completion_id(contrast: Contrast, side: str, sample: int) -> str:
 def judge_contrasts(
     run: Run[RLCDRecipe], model: Artifact, contrasts: Artifact, completions: Artifact
 ) -> Artifact | None:
-    """Have the model judge both sides, seeing the prompt without a principle; `None` unless asked for.
+    """Have the judge, by default the model, score both sides, seeing the prompt without a principle.
+
+    `None` unless the recipe asks for it.
 
     Reads:
         contrast/contrasts.jsonl, contrast/completions.jsonl
@@ -152,12 +155,13 @@ def judge_contrasts(
     settings = run.recipe.judge
     if settings is None:
         return None
+    by = judge_of(run, settings, model)
     stage = Stage(
         name="contrast/judgments",
         version=VERSION,
         outputs=("judgments.jsonl",),
         settings={**judge_settings(run, settings), "own_system": run.recipe.contrast.own_system},
-        inputs={"model": model, "contrasts": contrasts, "completions": completions},
+        inputs={**by, "contrasts": contrasts, "completions": completions},
         expected=judge_cost(settings, completions.rows),
     )
 
@@ -169,7 +173,9 @@ def judge_contrasts(
             for c in read_rows(completions.path, Completion)
             if c.text is not None
         ]
-        return judge(run, work, model, items, "judgments.jsonl", settings)
+        figures = judge(run, work, by, items, "judgments.jsonl", settings)
+        warn_of_one_score(work, figures)
+        return figures
 
     return run.do(stage, body)
 

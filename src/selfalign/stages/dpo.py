@@ -82,8 +82,8 @@ def _reference(
 
     def body(work: Work) -> dict[str, Any]:
         from selfalign.models.load import compute_dtype, load_chat, load_trainable, pick_device
+        from selfalign.models.logps import CompletionLogps
         from selfalign.training.dpo import ReferenceLogps, reference_logps, tokenize_pairs
-        from selfalign.training.logps import CompletionLogps
 
         recipe = run.recipe.policy
         # The same weights in the same precision as training starts from, so that margins start at zero.

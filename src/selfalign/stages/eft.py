@@ -11,7 +11,8 @@ from selfalign.runs import Artifact, Run, Stage, Work
 from selfalign.runs.files import read_rows, write_rows
 from selfalign.seeds import derive_seed
 from selfalign.stages.common import about_tokens
-from selfalign.stages.judge import Judged, judge, judge_cost, judge_settings
+from selfalign.stages.grader import Judged
+from selfalign.stages.judge import judge, judge_cost, judge_of, judge_settings, warn_of_one_score
 
 VERSION = 1
 RUBRIC_TOKENS = 250
@@ -19,7 +20,7 @@ RUBRIC_TOKENS = 250
 
 
 def judge_ranked(run: Run[SelfRewardingRecipe], baseline: Artifact, ranked: Artifact) -> Artifact:
-    """Have the SFT baseline judge every ranked reply, K times each.
+    """Have the judge, by default the SFT baseline, score every ranked reply, K times each.
 
     Reads:
         data/ranked.jsonl
@@ -27,18 +28,21 @@ def judge_ranked(run: Run[SelfRewardingRecipe], baseline: Artifact, ranked: Arti
         eft/judgments.jsonl
     """
     settings = run.recipe.judge
+    by = judge_of(run, settings, baseline)
     stage = Stage(
         name="eft/judgments",
         version=VERSION,
         outputs=("judgments.jsonl",),
         settings=judge_settings(run, settings),
-        inputs={"policy": baseline, "ranked": ranked},
+        inputs={**by, "ranked": ranked},
         expected=judge_cost(settings, ranked.figures.get("replies", 0)),
     )
 
     def body(work: Work) -> dict[str, Any]:
         items = judged_replies(list(read_rows(ranked.path, RankedPrompt)))
-        return judge(run, work, baseline, items, "judgments.jsonl", settings)
+        figures = judge(run, work, by, items, "judgments.jsonl", settings)
+        warn_of_one_score(work, figures)
+        return figures
 
     return run.do(stage, body)
 

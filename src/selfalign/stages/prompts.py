@@ -13,7 +13,7 @@ from selfalign.records import Prompt, RankedPrompt, Record, SFTExample
 from selfalign.runs import Artifact, Run, Stage, Work
 from selfalign.runs.files import read_rows, write_rows
 from selfalign.seeds import derive_seed
-from selfalign.stages.common import about_tokens, generation_settings, plain
+from selfalign.stages.common import about_tokens, generation_settings, own_template, plain
 from selfalign.stages.data import DataSets
 
 VERSION = 2
@@ -153,9 +153,8 @@ class _Rounds:
         if not keys:
             return
         settings = self._recipe.prompts
-        self._engine = self._engine or open_engine(
-            self._recipe.engine, self._recipe.policy, self._generator.path
-        )
+        policy = self._recipe.policy if settings.generator == "policy" else own_template(self._recipe.policy)
+        self._engine = self._engine or open_engine(self._recipe.engine, policy, self._generator.path)
         generated = [*self._before, *accepted]
         requests = []
         for key in keys:

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from selfalign.config import DPO
 from selfalign.models.chat import Chat
+from selfalign.models.logps import CompletionLogps
+from selfalign.models.packing import TokenSequence, micro_batches
 from selfalign.records import PreferencePair, Record
-from selfalign.training.logps import CompletionLogps
 from selfalign.training.losses import (
     PairLogps,
     PreferenceTerms,
@@ -19,7 +20,6 @@ from selfalign.training.losses import (
     sft_term,
     sigmoid_loss,
 )
-from selfalign.training.packing import TokenSequence, micro_batches
 from selfalign.training.trainer import Objective
 
 

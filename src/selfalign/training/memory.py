@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from selfalign.config import Policy, Train
 from selfalign.errors import ModelError
 from selfalign.models.load import add_adapter, compute_dtype, pick_device
-from selfalign.training.logps import CHUNK, CompletionLogps
-from selfalign.training.packing import TokenSequence
+from selfalign.models.logps import CHUNK, CompletionLogps
+from selfalign.models.packing import TokenSequence
 
 _MOMENTS = 2
 """Tensors that AdamW keeps of each trained weight, in float32 as the weight."""

@@ -8,9 +8,9 @@ import torch
 
 from selfalign.config import Policy
 from selfalign.models.load import compute_dtype, load_chat, load_model, pick_device
+from selfalign.models.logps import CompletionLogps
+from selfalign.models.packing import TokenSequence, micro_batches
 from selfalign.records import Messages
-from selfalign.training.logps import CompletionLogps
-from selfalign.training.packing import TokenSequence, micro_batches
 
 
 class Score(NamedTuple):

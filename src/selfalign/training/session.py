@@ -10,10 +10,10 @@ import torch
 
 from selfalign.config import Policy, Train
 from selfalign.models.load import compute_dtype, load_chat, load_trainable, pick_device
+from selfalign.models.logps import CompletionLogps
 from selfalign.runs import Work
 from selfalign.runs.files import replacing, write_text
 from selfalign.training.group import ALONE, Group
-from selfalign.training.logps import CompletionLogps
 from selfalign.training.trainer import LogRow, Objective, train
 
 T = TypeVar("T")

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from selfalign.models.chat import Chat
+from selfalign.models.packing import TokenSequence
 from selfalign.records import SFTExample
-from selfalign.training.packing import TokenSequence
 from selfalign.training.trainer import Objective
 
 

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from selfalign.config import Train
 from selfalign.errors import TrainingError
+from selfalign.models.logps import CompletionLogps
+from selfalign.models.packing import TokenSequence, micro_batches, packed_tokens
 from selfalign.seeds import derive_seed
 from selfalign.training.checkpoints import (
     load_checkpoint,
@@ -26,8 +28,6 @@ from selfalign.training.checkpoints import (
     trainable,
 )
 from selfalign.training.group import ALONE, Group, full
-from selfalign.training.logps import CompletionLogps
-from selfalign.training.packing import TokenSequence, micro_batches, packed_tokens
 
 T = TypeVar("T")
 LogRow = dict[str, Any]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from selfalign.config import EngineSettings, Policy, Sampling
-from selfalign.engines import Engine, Generation, GenerationRequest, open_engine
+from selfalign.engines import Choice, ChoiceRequest, Engine, Generation, GenerationRequest, open_engine
 from selfalign.records import Message
 
 SAMPLING = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=30)
@@ -136,6 +136,52 @@ def test_whoever_reads_the_answers_may_train_between_two_of_them(engine: Engine)
     generations.close()
 
 
+# Choices
+
+
+DIGITS = tuple("012345")
+
+
+def choose(engine: Engine, requests: Iterable[ChoiceRequest]) -> dict[str, Choice]:
+    choices = list(engine.choose(list(requests)))
+    by_key = {choice.key: choice for choice in choices}
+    assert len(by_key) == len(choices), "a request was answered twice"
+    return by_key
+
+
+def choices_of(count: int = 12) -> list[ChoiceRequest]:
+    return [
+        ChoiceRequest(str(i), (Message(role="user", content="why " * (i % 5) + str(i)),), "Score:", DIGITS)
+        for i in range(count)
+    ]
+
+
+def test_every_choice_has_a_probability(engine: Engine):
+    found = choose(engine, choices_of())
+    assert found.keys() == {str(i) for i in range(12)}
+    for choice in found.values():
+        assert choice.probabilities is not None
+        assert len(choice.probabilities) == len(DIGITS)
+        assert all(0 <= probability <= 1 for probability in choice.probabilities)
+        assert 0 < sum(choice.probabilities) < 1 + 1e-6
+    assert len({choice.probabilities for choice in found.values()}) == 12
+
+
+def test_order_and_company_do_not_shape_the_choices(engine: Engine):
+    requests = choices_of()
+    expected = choose(engine, requests)
+    for request in requests:
+        alone = choose(engine, [request])[request.key].probabilities
+        assert alone == pytest.approx(expected[request.key].probabilities, rel=1e-4)
+    assert choose(engine, []) == {}
+
+
+def test_choosing_leaves_generating_as_it_was(engine: Engine):
+    before = answers(engine, ask_many())
+    list(engine.choose(choices_of()))
+    assert answers(engine, ask_many()) == before
+
+
 # What only a model with a context and a tokenizer can show
 
 
@@ -143,6 +189,13 @@ def test_a_prompt_that_fills_the_context_is_not_answered(local: Engine):
     found = answers(local, [ask("x" * 2000, "long"), ask("x", "short")])
     assert found["long"] == Generation("long", None, "prompt_too_long", 0)
     assert found["short"].text is not None
+
+
+def test_a_prompt_that_leaves_no_room_for_a_choice_has_none(local: Engine):
+    long = ChoiceRequest("long", (Message(role="user", content="x" * 2000),), "Score:", DIGITS)
+    found = choose(local, [long, *choices_of(1)])
+    assert found["long"].probabilities is None
+    assert found["0"].probabilities is not None
 
 
 @pytest.mark.parametrize("room", [0, 1, 5])

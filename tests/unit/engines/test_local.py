@@ -16,12 +16,12 @@ from transformers import (
 
 from selfalign.config import Policy, Sampling, Train
 from selfalign.engines.local import LocalEngine, _shared_prefix
-from selfalign.engines.protocol import Generation, GenerationRequest
+from selfalign.engines.protocol import ChoiceRequest, Generation, GenerationRequest
 from selfalign.models.chat import Chat
 from selfalign.models.load import load_chat
+from selfalign.models.logps import CompletionLogps
+from selfalign.models.packing import TokenSequence
 from selfalign.records import Message
-from selfalign.training.logps import CompletionLogps
-from selfalign.training.packing import TokenSequence
 from selfalign.training.sft import sft_objective
 from selfalign.training.trainer import train
 
@@ -121,6 +121,29 @@ def test_batches_decode_what_transformers_decodes_one_by_one(
     sampling = NEARLY_GREEDY.model_copy(update={"temperature": temperature})
     found = LocalEngine(directory, tiny_policy, batch_size=4).generate(requests, sampling)
     assert {g.key: g.text for g in found} == {r.key: greedy(model, chat, r) for r in requests}
+
+
+@pytest.mark.parametrize("choices", [("0", "1", "5"), ("yes", "no", "10", "1")])
+def test_choices_have_the_probabilities_of_their_spellings(
+    tiny_model: Path, tiny_policy: Policy, choices: tuple[str, ...]
+):
+    """A token is a byte here, so that a choice and its leading space are several tokens."""
+    model, chat = AutoModelForCausalLM.from_pretrained(tiny_model), load_chat(tiny_model, tiny_policy)
+    messages = (Message(role="user", content="How good is it?"),)
+    prompt = chat.prompt_ids(messages, "Score:")
+
+    def probability(spelling: str) -> float:
+        ids = chat.tokenizer(spelling, add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            logps = model(torch.tensor([prompt + ids])).logits[0].log_softmax(-1)
+        return float(sum(logps[len(prompt) - 1 + i, token] for i, token in enumerate(ids)).exp())
+
+    request = ChoiceRequest("one", messages, "Score:", choices)
+    (found,) = LocalEngine(tiny_model, tiny_policy, batch_size=4).choose([request])
+    expected = {choice: probability(choice) + probability(f" {choice}") for choice in choices}
+    if "10" in expected:
+        expected["1"] -= expected["10"]  # which goes on from it
+    assert found.probabilities == pytest.approx(tuple(expected.values()), rel=1e-4)
 
 
 # The end of a turn

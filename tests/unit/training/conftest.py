@@ -8,8 +8,8 @@ import torch
 
 from selfalign.config import Policy, Train
 from selfalign.models.load import load_model
-from selfalign.training.logps import CompletionLogps
-from selfalign.training.packing import TokenSequence
+from selfalign.models.logps import CompletionLogps
+from selfalign.models.packing import TokenSequence
 from selfalign.training.sft import sft_objective
 from selfalign.training.trainer import LogRow, Objective, train
 

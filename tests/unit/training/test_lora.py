@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from selfalign.config import Lora, Policy, Train
 from selfalign.errors import ModelError, TrainingError
 from selfalign.models.load import load_adapter, load_chat, load_model, load_trainable
+from selfalign.models.logps import CompletionLogps
 from selfalign.models.merge import merge_adapter
 from selfalign.models.source import check_directory
 from selfalign.runs.events import EventLog
 from selfalign.runs.work import Work
-from selfalign.training.logps import CompletionLogps
 from selfalign.training.session import TrainingSession
 from selfalign.training.sft import sft_objective
 from selfalign.training.trainer import Objective

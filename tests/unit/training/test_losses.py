@@ -20,7 +20,10 @@ from transformers import (
 
 from selfalign.config import DPO
 from selfalign.models.chat import Chat
+from selfalign.models.logps import CompletionLogps
+from selfalign.models.packing import TokenSequence
 from selfalign.models.source import EMBEDDED, find_model
+from selfalign.models.token_logps import token_logps
 from selfalign.records import Message, PreferencePair
 from selfalign.training.dpo import (
     PairTokens,
@@ -29,7 +32,6 @@ from selfalign.training.dpo import (
     reference_logps,
     tokenize_pairs,
 )
-from selfalign.training.logps import CompletionLogps
 from selfalign.training.losses import (
     PairLogps,
     PreferenceTerms,
@@ -37,9 +39,7 @@ from selfalign.training.losses import (
     length_normalised_loss,
     length_regularised_loss,
     sigmoid_loss,
-    token_logps,
 )
-from selfalign.training.packing import TokenSequence
 from selfalign.training.trainer import Objective
 
 SMALL = {

@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from selfalign.config import Lora, Policy, Train
 from selfalign.errors import ModelError
 from selfalign.models.load import load_trainable
-from selfalign.training.logps import CompletionLogps
+from selfalign.models.logps import CompletionLogps
+from selfalign.models.packing import TokenSequence
 from selfalign.training.memory import _row, training_memory
-from selfalign.training.packing import TokenSequence
 from selfalign.training.trainer import Objective, train
 
 CONFIG = LlamaConfig(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from selfalign.models.token_logps import token_logps
 from selfalign.training.losses import (
     PairLogps,
     PreferenceTerms,
@@ -21,7 +22,6 @@ from selfalign.training.losses import (
     length_regularised_loss,
     sft_term,
     sigmoid_loss,
-    token_logps,
 )
 
 Loss = Callable[[PairLogps], PreferenceTerms]

@@ -12,9 +12,9 @@ from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_wi
 
 from selfalign.config import DPO, Train, Validation
 from selfalign.errors import TrainingError
+from selfalign.models.logps import CompletionLogps
+from selfalign.models.packing import TokenSequence, packed_tokens
 from selfalign.training.dpo import PairTokens, dpo_objective, reference_logps
-from selfalign.training.logps import CompletionLogps
-from selfalign.training.packing import TokenSequence, packed_tokens
 from selfalign.training.sft import sft_objective
 from selfalign.training.trainer import LogRow, Objective, learning_rate_at
 

@@ -12,8 +12,8 @@ import torch
 
 from selfalign.config import Train
 from selfalign.errors import TrainingError
+from selfalign.models.packing import packed_tokens
 from selfalign.training.group import Group
-from selfalign.training.packing import packed_tokens
 from selfalign.training.sft import sft_objective
 from selfalign.training.trainer import LogRow
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from selfalign.training.packing import PackedRow, TokenSequence, micro_batches, pack, packed_tokens
+from selfalign.models.packing import PackedRow, TokenSequence, micro_batches, pack, packed_tokens
 
 TOKENS = st.integers(0, 2)
 """So few that sequences often share a prefix, are one a prefix of another, or are equal."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from selfalign.training.attention import NAME
-from selfalign.training.losses import token_logps
-from selfalign.training.packing import TokenSequence, pack
+from selfalign.models.attention import NAME
+from selfalign.models.packing import TokenSequence, pack
+from selfalign.models.token_logps import token_logps
 
 CHUNK = 2**24
 """Logits that exist at once, at most; a position's logits count as one for each token of the vocabulary."""

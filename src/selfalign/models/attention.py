@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
-from selfalign.training.packing import Branch
+from selfalign.models.packing import Branch
 
 NAME = "selfalign_tree"
 
