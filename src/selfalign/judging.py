@@ -80,7 +80,21 @@ def load_rubric(name_or_path: str) -> str:
     return text
 
 
-def _fence(tag: str, content: str) -> str:
+def rendered(template: str, **values: str) -> str:
+    """Return a template with its values; a name that it does not get is an error."""
+    return _template(template).render(**values)
+
+
+def conversation_of(messages: Messages) -> str:
+    """Return a single user turn as it is, and otherwise every turn labelled with its role."""
+    match messages:
+        case (Message(role="user", content=content),):
+            return content
+        case _:
+            return "\n\n".join(f"{turn.role.capitalize()}: {turn.content}" for turn in messages)
+
+
+def fence(tag: str, content: str) -> str:
     """Put content between two tag lines that it can't contain: their code is derived from it.
 
     The code is letters alone: small models copied its digits as the score.
@@ -105,13 +119,8 @@ def judge_messages(rubric: str, messages: Messages, completion: str) -> Messages
     Source: arXiv 2401.10020, figure 2; the fences are our choice, because a judge reads
         text that a model wrote to please it.
     """
-    match messages:
-        case (Message(role="user", content=content),):
-            conversation = content
-        case _:
-            conversation = "\n\n".join(f"{turn.role.capitalize()}: {turn.content}" for turn in messages)
-    text = _template(rubric).render(
-        prompt=_fence("request", conversation), completion=_fence("answer", completion)
+    text = rendered(
+        rubric, prompt=fence("request", conversation_of(messages)), completion=fence("answer", completion)
     )
     return (Message(role="user", content=text),)
 

@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "seeds": set(),
     "dedup": {"records", "errors"},
     "judging": {"records", "errors"},
+    "comparing": {"records", "errors", "judging"},
     "pairs": PURE,
     "eft": PURE,
     "rlcd": PURE,
@@ -34,7 +35,8 @@ MAY_IMPORT = {
     "training": SETTINGS | {"runs", "models"},
     "stages": PURE
     | SETTINGS
-    | {"pairs", "eft", "rlcd", "prompting", "data", "evaluation", "runs", "models", "engines", "training"},
+    | {"pairs", "eft", "rlcd", "prompting", "data", "evaluation", "runs", "models", "engines", "training"}
+    | {"comparing"},
     "report": SETTINGS | {"runs", "evaluation"},
     "methods": SETTINGS | {"runs", "models", "training", "stages", "report"},
     "cli": SETTINGS | {"recipes", "runs", "models", "methods", "report", "evaluation"},

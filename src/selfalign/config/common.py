@@ -174,9 +174,10 @@ class Train(Section):
 class Judge(Section):
     """How a model judges completions."""
 
-    method: Literal["sampled", "expected", "expected_after_rationale"] = "sampled"
+    method: Literal["sampled", "expected", "expected_after_rationale", "pairwise"] = "sampled"
     """`sampled` reads the score of each of K sampled replies; `expected` decodes nothing and takes the mean
-    over the probabilities of the scores; `expected_after_rationale` does so after one sampled rationale."""
+    over the probabilities of the scores; `expected_after_rationale` does so after one sampled rationale;
+    `pairwise` compares all completions of a prompt with each other, in both orders, and scores their wins."""
     model: str | None = None
     """A fixed judge in place of the policy, by name, directory or hub id."""
     endpoint: Endpoint | None = None

@@ -11,7 +11,7 @@ from selfalign.records import Judgment, Prompt, content_id
 from selfalign.runs import Artifact, Run, Stage, Work
 from selfalign.runs.files import hash_json, read_rows
 from selfalign.stages.grader import Judged
-from selfalign.stages.judge import judge, judge_cost, judge_of, judge_settings
+from selfalign.stages.judge import judge, judge_cost, judge_of, judge_outputs, judge_settings
 
 VERSION = 1
 PLAIN = "plain"
@@ -35,7 +35,7 @@ def attack_judge(run: Run[SelfRewardingRecipe], iteration: int, policy: Artifact
     stage = Stage(
         name=f"iteration-{iteration}/attacks",
         version=VERSION,
-        outputs=("attacks.jsonl",),
+        outputs=judge_outputs(settings, "attacks.jsonl"),
         settings={
             "attacks": hash_json(answers),
             "prompts": settings.attacked_prompts,

@@ -22,7 +22,14 @@ from selfalign.seeds import derive_seed
 from selfalign.stages.common import generation_settings, plain
 from selfalign.stages.complete import Ask, complete
 from selfalign.stages.grader import Judged
-from selfalign.stages.judge import judge, judge_cost, judge_of, judge_settings, warn_of_one_score
+from selfalign.stages.judge import (
+    judge,
+    judge_cost,
+    judge_of,
+    judge_outputs,
+    judge_settings,
+    warn_of_one_score,
+)
 from selfalign.stages.prompt_data import PromptSets
 
 VERSION = 1
@@ -159,7 +166,7 @@ def judge_contrasts(
     stage = Stage(
         name="contrast/judgments",
         version=VERSION,
-        outputs=("judgments.jsonl",),
+        outputs=judge_outputs(settings, "judgments.jsonl"),
         settings={**judge_settings(run, settings), "own_system": run.recipe.contrast.own_system},
         inputs={**by, "contrasts": contrasts, "completions": completions},
         expected=judge_cost(settings, completions.rows),

@@ -12,7 +12,14 @@ from selfalign.runs.files import read_rows, write_rows
 from selfalign.seeds import derive_seed
 from selfalign.stages.common import about_tokens
 from selfalign.stages.grader import Judged
-from selfalign.stages.judge import judge, judge_cost, judge_of, judge_settings, warn_of_one_score
+from selfalign.stages.judge import (
+    judge,
+    judge_cost,
+    judge_of,
+    judge_outputs,
+    judge_settings,
+    warn_of_one_score,
+)
 
 VERSION = 1
 RUBRIC_TOKENS = 250
@@ -32,7 +39,7 @@ def judge_ranked(run: Run[SelfRewardingRecipe], baseline: Artifact, ranked: Arti
     stage = Stage(
         name="eft/judgments",
         version=VERSION,
-        outputs=("judgments.jsonl",),
+        outputs=judge_outputs(settings, "judgments.jsonl"),
         settings=judge_settings(run, settings),
         inputs={**by, "ranked": ranked},
         expected=judge_cost(settings, ranked.figures.get("replies", 0)),

@@ -10,7 +10,14 @@ from selfalign.runs import Artifact, Run, Stage, Work
 from selfalign.runs.files import read_rows, write_json
 from selfalign.seeds import derive_seed
 from selfalign.stages.eft import judged_replies
-from selfalign.stages.judge import judge, judge_cost, judge_of, judge_settings, warn_of_one_score
+from selfalign.stages.judge import (
+    judge,
+    judge_cost,
+    judge_of,
+    judge_outputs,
+    judge_settings,
+    warn_of_one_score,
+)
 
 VERSION = 1
 
@@ -36,7 +43,7 @@ def evaluate_judge(
     stage = Stage(
         name=f"{where}/evaluate",
         version=VERSION,
-        outputs=("judge_quality.json", "held_out_judgments.jsonl"),
+        outputs=("judge_quality.json", *judge_outputs(asked, "held_out_judgments.jsonl")),
         settings={"bootstrap": settings.bootstrap, **judge_settings(run, asked)},
         inputs={**by, "held_out": held_out},
         expected=judge_cost(asked, held_out.figures.get("replies", 0)),

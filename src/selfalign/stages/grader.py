@@ -56,7 +56,7 @@ class Grader:
 
     def __call__(self, shard: Sequence[Task]) -> Iterator[Judgment]:
         """Yield a judgment for each task, in any order."""
-        self._engine = self._engine or self._open()
+        self._engine = self._engine or open_judge(self._recipe, self._settings, self._model)
         tasks = {task.judgment_id: task for task in shard}
         match self._settings.method:
             case "sampled":
@@ -64,6 +64,8 @@ class Grader:
             case "expected":
                 start = self._settings.reply_start or "Score:"
                 yield from self._expected(self._engine, tasks, dict.fromkeys(tasks, start))
+            case "pairwise":
+                raise ValueError("texts are not graded one by one where they are compared")
             case "expected_after_rationale":
                 requests = [self._request(task, attempt=0) for task in shard]
                 starts = {}
@@ -71,15 +73,6 @@ class Grader:
                     rationale = rationale_of(self._settings.reply_start + (generation.text or ""))
                     starts[generation.key] = f"{rationale}\nScore:".lstrip()
                 yield from self._expected(self._engine, tasks, starts)
-
-    def _open(self) -> Engine:
-        policy = self._recipe.policy
-        if self._settings.endpoint is not None:
-            return open_endpoint(self._settings.endpoint)
-        assert self._model is not None  # noqa: S101 -- a judge that is not behind an API has a model
-        return open_engine(
-            self._recipe.engine, own_template(policy) if self._settings.is_fixed else policy, self._model
-        )
 
     def _sampled(self, engine: Engine, tasks: dict[str, Task]) -> Iterator[Judgment]:
         """Draw a reply for each task, and again for those whose score can't be read."""
@@ -127,6 +120,15 @@ class Grader:
             else:
                 score, mass = expected_score(choice.probabilities)
                 yield _record(task, score, "no_score", starts[choice.key], mass=mass)
+
+
+def open_judge(recipe: BaseRecipe, settings: Judge, model: Path | None) -> Engine:
+    """Open the engine of a judge; without a model it is the one behind the recipe's API."""
+    if settings.endpoint is not None:
+        return open_endpoint(settings.endpoint)
+    assert model is not None  # noqa: S101 -- a judge that is not behind an API has a model
+    policy = own_template(recipe.policy) if settings.is_fixed else recipe.policy
+    return open_engine(recipe.engine, policy, model)
 
 
 def _record(

@@ -1,6 +1,7 @@
 """Judging: K judgments of every completion, by the policy itself or by a fixed judge."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from selfalign.config import BaseRecipe, Judge, SelfRewardingRecipe
@@ -10,6 +11,7 @@ from selfalign.runs import Artifact, Run, Stage, Work
 from selfalign.runs.files import hash_json, read_rows
 from selfalign.stages.base import base_model
 from selfalign.stages.common import generation_settings
+from selfalign.stages.compare import compare, comparisons_of
 from selfalign.stages.grader import Grader, Judged
 
 VERSION = 2
@@ -30,7 +32,7 @@ def judge_candidates(
     stage = Stage(
         name=f"iteration-{iteration}/judgments",
         version=VERSION,
-        outputs=("judgments.jsonl",),
+        outputs=judge_outputs(settings, "judgments.jsonl"),
         settings=judge_settings(run, settings),
         inputs={**by, "prompts": prompts, "candidates": candidates},
         expected=judge_cost(settings, candidates.rows),
@@ -90,7 +92,26 @@ def judge(
         The figures of the judgments: see `judging.health`.
     """
     model = next((artifact.path for artifact in by.values()), None)
-    grader = Grader(run.recipe, settings, work.stage, model)
+    if settings.method == "pairwise":
+        compare(run.recipe, work, model, items, output, settings)
+    else:
+        _grade(run.recipe, work, model, items, output, settings)
+    lengths = {item.completion_id: len(item.text) for item in items}
+    figures = health(read_rows(work.output(output), Judgment), lengths)
+    if figures["parse_rate"] is not None and figures["parse_rate"] < 0.5:
+        work.warn(f"only {figures['parse_rate']:.0%} of the judgments could be parsed")
+    return {"rows": figures["judgments"], **figures}
+
+
+def judge_outputs(settings: Judge, output: str) -> tuple[str, ...]:
+    """Return the files that `judge` writes, the judgments first."""
+    return (output, comparisons_of(output)) if settings.method == "pairwise" else (output,)
+
+
+def _grade(
+    recipe: BaseRecipe, work: Work, model: Path | None, items: Sequence[Judged], output: str, settings: Judge
+) -> None:
+    grader = Grader(recipe, settings, work.stage, model)
     tasks = [grader.task(item, sample) for item in items for sample in range(settings.calls)]
     work.map_rows(
         output,
@@ -100,11 +121,6 @@ def judge(
         record=Judgment,
         row_key=lambda judgment: judgment.judgment_id,
     )
-    lengths = {item.completion_id: len(item.text) for item in items}
-    figures = health(read_rows(work.output(output), Judgment), lengths)
-    if figures["parse_rate"] is not None and figures["parse_rate"] < 0.5:
-        work.warn(f"only {figures['parse_rate']:.0%} of the judgments could be parsed")
-    return {"rows": len(tasks), **figures}
 
 
 def warn_of_one_score(work: Work, figures: Mapping[str, Any]) -> None:
@@ -124,6 +140,8 @@ def judge_settings(run: Run[BaseRecipe], settings: Judge) -> dict[str, Any]:
 
 def judge_cost(settings: Judge, texts: int) -> dict[str, int]:
     """Return the figures expected of judging so many texts, retries not counted."""
+    if settings.method == "pairwise":
+        return {"rows": texts}
     calls = texts * settings.calls
     generations = 0 if settings.method == "expected" else calls
     return {
