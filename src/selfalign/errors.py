@@ -41,6 +41,10 @@ class ModelError(SelfAlignError, ValueError):
     """A model or tokenizer can't be loaded, or is of a kind that we refuse."""
 
 
+class ServerError(SelfAlignError, OSError):
+    """A server of models does not start, refuses a request, or keeps failing."""
+
+
 class RunError(SelfAlignError, RuntimeError):
     """A run directory can't be used as asked: held by another process, stale, or damaged."""
 

@@ -1,4 +1,5 @@
 import json
+import random
 from itertools import combinations
 from pathlib import Path
 
@@ -132,6 +133,49 @@ def test_find_decides_as_comparing_with_every_text_does(
     assert seen.find(" ".join(new)) == expected
 
 
+@given(
+    st.lists(st.tuples(TOKENS, st.booleans()), max_size=20),
+    st.sampled_from([0.0, 0.3, 0.5, 0.7, 0.9, 1.0]) | st.floats(0, 1),
+)
+@example([(["a"], True), (["a", "b"], False), ([], True), ([], False), (["a"], False)], 0.0)
+@example([(["a", "a", "b"], True), (["b", "a", "a"], True), (["a", "a", "b"], False)], 1.0)
+def test_asking_and_adding_in_turn_decides_as_comparing_with_every_text_does(
+    turns: list[tuple[list[str], bool]], threshold: float
+) -> None:
+    seen, added = NearDuplicates(threshold), list[list[str]]()
+    for tokens, add in turns:
+        first = next((" ".join(t) for t in added if t == tokens or rouge_l(t, tokens) > threshold), None)
+        assert seen.find(" ".join(tokens)) == first
+        if add:
+            seen.add(" ".join(tokens))
+            added.append(tokens)
+
+
+def test_common_words_alone_never_hide_a_duplicate() -> None:
+    """The words that decide are rare in no text: each is in all the others too, and some come twice."""
+    seen = NearDuplicates()
+    common = ["the", "of", "and", "a", "to", "in", "is", "that", "it", "for", "the", "of"]
+    for start in range(12):
+        seen.add(" ".join([*common[start:], *common[:start], f"word{start}"]))
+    assert seen.find(" ".join([*common[2:], "new"])) == " ".join([*common, "word0"])
+    assert seen.find(" ".join([*common[7:], *common[:7], "new"])) == " ".join(
+        [*common[5:], *common[:5], "word5"]
+    )
+
+
+def test_texts_of_any_length_are_found_by_a_longer_and_by_a_shorter_one() -> None:
+    """F1 of n words within m is 2n / (n + m), so 7 of 12 words pass 0.7 and 7 of 13 are exactly 0.7."""
+    text = [f"w{i}" for i in range(13)]
+    for earlier, new in ((text[:7], text[:12]), (text[:12], text[:7])):
+        seen = NearDuplicates()
+        seen.add(" ".join(earlier))
+        assert seen.find(" ".join(new)) == " ".join(earlier)
+    for earlier, new in ((text[:7], text), (text, text[:7])):
+        seen = NearDuplicates()
+        seen.add(" ".join(earlier))
+        assert seen.find(" ".join(new)) is None
+
+
 def test_decisions_on_real_prompts_agree_with_rouge_score() -> None:
     if not SEED_TASKS.exists():
         pytest.skip("the Self-Instruct seed tasks are not here")
@@ -147,3 +191,24 @@ def test_decisions_on_real_prompts_agree_with_rouge_score() -> None:
             assert (seen.find(b) is not None) == duplicate, (a, b)
             positives += duplicate
     assert positives > 20
+
+
+def test_a_stream_of_real_and_edited_prompts_is_decided_as_by_rouge_score() -> None:
+    if not SEED_TASKS.exists():
+        pytest.skip("the Self-Instruct seed tasks are not here")
+    rng = random.Random(0)  # noqa: S311 -- no cryptography
+    with SEED_TASKS.open(encoding="utf-8") as lines:
+        prompts = rng.sample([json.loads(line)["instruction"] for line in lines], 50)
+    edited = [
+        " ".join(rng.choice(prompts).split()[0] if rng.random() < 0.3 else word for word in prompt.split())
+        for prompt in prompts
+    ]
+    stream = rng.sample(prompts + edited, 100)
+    seen = NearDuplicates()
+    duplicates = 0
+    for number, text in enumerate(stream):
+        first = next((t for t in stream[:number] if oracle_f1(t, text) > 0.7), None)
+        assert seen.find(text) == first, text
+        seen.add(text)
+        duplicates += first is not None
+    assert 10 < duplicates < 40

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     | {"pairs", "eft", "rlcd", "prompting", "data", "evaluation", "runs", "models", "engines", "training"}
     | {"comparing"},
     "report": SETTINGS | {"runs", "evaluation"},
-    "methods": SETTINGS | {"runs", "models", "training", "stages", "report"},
+    "methods": SETTINGS | {"runs", "models", "engines", "training", "stages", "report"},
     "cli": SETTINGS | {"recipes", "runs", "models", "methods", "report", "evaluation"},
 }
 

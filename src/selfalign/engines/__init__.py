@@ -1,5 +1,6 @@
 """Engines that generate text, behind one protocol."""
 
+from functools import lru_cache
 from pathlib import Path
 
 from selfalign.config import Endpoint, EngineSettings, Policy
@@ -11,13 +12,19 @@ __all__ = [
     "Engine",
     "Generation",
     "GenerationRequest",
+    "close_engine",
     "open_endpoint",
     "open_engine",
 ]
 
 
+@lru_cache(maxsize=1)
 def open_engine(settings: EngineSettings, policy: Policy, model: Path) -> Engine:
-    """Open the engine that the recipe names on a model directory; it lives as long as it is referenced."""
+    """Open the engine that the recipe names on a model directory.
+
+    Stages in a row ask the same model, so the engine opened last stays open until another is or until
+    `close_engine`, and is given again.
+    """
     if settings.kind == "scripted":
         from selfalign.engines.scripted import ScriptedEngine
 
@@ -30,6 +37,11 @@ def open_engine(settings: EngineSettings, policy: Policy, model: Path) -> Engine
     from selfalign.engines.local import LocalEngine
 
     return LocalEngine(model, policy, settings.batch_size, settings.batch_tokens)
+
+
+def close_engine() -> None:
+    """Let go of the engine that is open, so that its memory is free for training."""
+    open_engine.cache_clear()
 
 
 def open_endpoint(endpoint: Endpoint) -> Engine:

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from selfalign import __version__
 from selfalign.config import Recipe, RLCDRecipe
+from selfalign.engines import close_engine
 from selfalign.errors import RecipeError, RunError
 from selfalign.methods.rlcd import rlcd
 from selfalign.methods.self_rewarding import self_rewarding
@@ -69,6 +70,8 @@ def execute(recipe: Recipe, root: Path, text: str, listener: Listener, *, update
         except BaseException as error:
             events.emit("run_stopped", reason=type(error).__name__, message=str(error))
             raise
+        finally:
+            close_engine()
         report = write_report(root)
         events.emit("run_finished", report=str(report))
         return report

@@ -3,6 +3,7 @@
 from typing import Any
 
 from selfalign.config import DPO, BaseRecipe, Train
+from selfalign.engines import close_engine
 from selfalign.errors import NothingToTrainError
 from selfalign.records import PreferencePair
 from selfalign.runs import Artifact, Run, Stage, Work
@@ -57,6 +58,7 @@ def train_dpo(
             seed=derive_seed(run.recipe.seed, work.stage),
             report_to=run.recipe.report_to,
         )
+        close_engine()
         return train_job(job, work)
 
     return run.do(stage, body)
@@ -85,6 +87,7 @@ def _reference(
         from selfalign.models.logps import CompletionLogps
         from selfalign.training.dpo import ReferenceLogps, reference_logps, tokenize_pairs
 
+        close_engine()
         recipe = run.recipe.policy
         # The same weights in the same precision as training starts from, so that margins start at zero.
         model = CompletionLogps(load_trainable(policy.path, recipe, settings.lora, dropout=0.0))

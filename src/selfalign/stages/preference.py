@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from selfalign.config import RLCDRecipe, Sampling
+from selfalign.engines import close_engine
 from selfalign.evaluation.bootstrap import mean_interval
 from selfalign.records import Completion, PreferencePair, Prompt, Record, content_id
 from selfalign.rlcd import neutral
@@ -58,6 +59,7 @@ def evaluate_preference(run: Run[RLCDRecipe], base: Artifact, policy: Artifact, 
     def body(work: Work) -> dict[str, Any]:
         from selfalign.training.scoring import Scorer
 
+        close_engine()
         rows = list(read_rows(pairs.path, PreferencePair))
         budget = recipe.dpo.train.micro_batch_tokens
         before, after = (Scorer(model.path, recipe.policy, budget) for model in (base, policy))

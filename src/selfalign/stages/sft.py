@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from selfalign.config import BaseRecipe, Train
+from selfalign.engines import close_engine
 from selfalign.runs import Artifact, Run, Stage, Work
 from selfalign.seeds import derive_seed
 from selfalign.stages.common import training_settings
@@ -50,6 +51,7 @@ def train_sft(
             seed=derive_seed(run.recipe.seed, work.stage),
             report_to=run.recipe.report_to,
         )
+        close_engine()
         return train_job(job, work)
 
     return run.do(stage, body)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from selfalign.config import RLCDRecipe
+from selfalign.engines import close_engine
 from selfalign.evaluation.bootstrap import mean_interval
 from selfalign.records import Contrast, Messages, PreferencePair, Record
 from selfalign.rlcd import OwnSystem, under_principle
@@ -70,6 +71,7 @@ def measure_strength(
             read_rows(pairs.path, PreferencePair),
             key=lambda p: derive_seed(recipe.seed, work.stage, p.pair_id),
         )[: settings.strength_pairs]
+        close_engine()
         scorer = Scorer(policy.path, recipe.policy, recipe.dpo.train.micro_batch_tokens)
 
         def measure(shard: Sequence[PreferencePair]) -> Iterator[Strength]:

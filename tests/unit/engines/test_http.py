@@ -15,7 +15,7 @@ from fake_server import BAD_JSON, BROKEN, BUSY, HALF, HANG, NO_CHOICES, FakeServ
 from selfalign.config import Endpoint, Sampling
 from selfalign.engines import Engine, GenerationRequest, http
 from selfalign.engines.server import connect
-from selfalign.errors import ModelError, RecipeError
+from selfalign.errors import RecipeError, ServerError
 from selfalign.records import Message
 
 SAMPLING = Sampling(temperature=1.0, max_new_tokens=30)
@@ -84,7 +84,7 @@ def test_two_choices_in_place_of_one_are_no_answer():
     with (
         FakeServer(fault=lambda _: Fault(body=two)) as server,
         pytest.raises(
-            ModelError, match=r"2 attempts: 2 x an answer that can't be read \(choices List should"
+            ServerError, match=r"2 attempts: 2 x an answer that can't be read \(choices List should"
         ),
     ):
         list(api(server, retries=1).generate([ask("x")], SAMPLING))
@@ -112,7 +112,7 @@ def test_the_pause_that_a_server_asks_for_is_a_number_or_a_date(value: str | Non
 
 def test_after_the_last_attempt_the_error_says_what_failed_and_what_to_do():
     faults = [BROKEN, Fault(429, "slow  down\n"), BROKEN, HANG]
-    with FakeServer(fault=lambda number: faults[number]) as server, pytest.raises(ModelError) as failure:
+    with FakeServer(fault=lambda number: faults[number]) as server, pytest.raises(ServerError) as failure:
         list(api(server, retries=3, timeout_seconds=0.1).generate([ask("x")], SAMPLING))
     message = str(failure.value)
     assert f"{server.url}/chat/completions: no usable answer in 4 attempts" in message
@@ -125,7 +125,7 @@ def test_answers_come_before_the_error_that_ends_them():
     with FakeServer(fault=lambda number: Fault(404, "no such model") if number == 5 else None) as server:
         answers = api(server, concurrency=1).generate(many(20), SAMPLING)
         found = [next(answers).key for _ in range(5)]
-        with pytest.raises(ModelError, match="status 404: no such model"):
+        with pytest.raises(ServerError, match="status 404: no such model"):
             next(answers)
     assert found == list("01234")
     assert len(server.seen) == 6
@@ -134,7 +134,7 @@ def test_answers_come_before_the_error_that_ends_them():
 def test_a_server_that_is_not_there_is_named():
     with FakeServer() as server:
         pass
-    with pytest.raises(ModelError, match=r"127\.0\.0\.1.*2 attempts: 2 x ConnectError"):
+    with pytest.raises(ServerError, match=r"127\.0\.0\.1.*2 attempts: 2 x ConnectError"):
         list(api(server, retries=1).generate([ask("x")], SAMPLING))
 
 
@@ -144,7 +144,7 @@ def test_a_server_that_is_not_there_is_named():
 def test_a_refusal_is_not_asked_again_and_shows_the_first_words_of_the_server():
     with FakeServer(fault=lambda _: Fault(400, "top_p is\nno number " + "x" * 5000)) as server:
         with pytest.raises(
-            ModelError, match=r"/chat/completions: .* status 400: top_p is no number x"
+            ServerError, match=r"/chat/completions: .* status 400: top_p is no number x"
         ) as failure:
             list(api(server).generate([ask("x")], SAMPLING))
         assert len(str(failure.value)) < 500
@@ -159,7 +159,7 @@ def test_a_wrong_key_is_told_by_its_variable_and_shown_nowhere(
     with FakeServer(key="another") as server:
         engine = api(server, key_variable="JUDGE_KEY")
         with pytest.raises(
-            ModelError, match=r"status 401: no such key: Bearer \[key\].*JUDGE_KEY"
+            ServerError, match=r"status 401: no such key: Bearer \[key\].*JUDGE_KEY"
         ) as failure:
             list(engine.generate([ask("x")], SAMPLING))
     assert server.seen[0].headers["Authorization"] == f"Bearer {KEY}"
@@ -172,7 +172,7 @@ def test_a_key_that_a_failing_server_repeats_is_not_shown(monkeypatch: pytest.Mo
     monkeypatch.setenv("JUDGE_KEY", f" {KEY}\n")
     with (
         FakeServer(fault=lambda _: Fault(500, f"can't look up {KEY}")) as server,
-        pytest.raises(ModelError, match=r"can't look up \[key\]"),
+        pytest.raises(ServerError, match=r"can't look up \[key\]"),
     ):
         list(api(server, key_variable="JUDGE_KEY", retries=1).generate([ask("x")], SAMPLING))
 
@@ -180,7 +180,7 @@ def test_a_key_that_a_failing_server_repeats_is_not_shown(monkeypatch: pytest.Mo
 def test_without_a_key_the_way_out_is_to_name_its_variable():
     with (
         FakeServer(key=KEY) as server,
-        pytest.raises(ModelError, match="name its variable in `key_variable`"),
+        pytest.raises(ServerError, match="name its variable in `key_variable`"),
     ):
         list(api(server).generate([ask("x")], SAMPLING))
 

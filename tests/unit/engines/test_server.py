@@ -10,7 +10,7 @@ from fake_server import BAD_JSON, BROKEN, FakeServer, Fault
 from selfalign.config import Endpoint, Policy, Sampling, Serve
 from selfalign.engines import ChoiceRequest, Engine, Generation, GenerationRequest, http
 from selfalign.engines.server import ServedEngine, _end_ids, _without_start, connect
-from selfalign.errors import ModelError
+from selfalign.errors import ServerError
 from selfalign.models.chat import Chat
 from selfalign.models.load import load_chat
 from selfalign.records import Message
@@ -170,7 +170,7 @@ def test_a_choice_needs_room_for_its_longest_spelling(chat: Chat, room: int, fit
 
 def test_choices_survive_faults_and_are_joined_by_key(chat: Chat):
     requests = [
-        ChoiceRequest(str(n), (Message(role="user", content=str(n)),), "Score:", SCORES) for n in range(30)
+        ChoiceRequest(str(n), (Message(role="user", content=str(n)),), "Score:", SCORES) for n in range(20)
     ]
     tokens = chat.tokenizer("0123450 ")["input_ids"]
 
@@ -179,14 +179,16 @@ def test_choices_survive_faults_and_are_joined_by_key(chat: Chat):
         return {token: draw.uniform(0, 0.1) for token in tokens}
 
     def fault(number: int) -> Fault | None:
-        return [BAD_JSON, BROKEN, None][number % 3]
+        return [BAD_JSON, None, BROKEN, None, None][number % 5]
 
     with FakeServer(fault=fault, next_tokens=next_tokens) as server:
-        found = {c.key: c.probabilities for c in served(server, chat, concurrency=4).choose(requests)}
+        found = {
+            c.key: c.probabilities for c in served(server, chat, concurrency=4, retries=20).choose(requests)
+        }
     with FakeServer(next_tokens=next_tokens) as server:
-        alone = {r.key: next(iter(served(server, chat).choose([r]))).probabilities for r in requests}
-    assert found == alone
-    assert len(set(found.values())) == 30
+        whole = {c.key: c.probabilities for c in served(server, chat).choose(requests[::-1])}
+    assert found == whole
+    assert len(set(found.values())) == 20
     assert all(p is not None and 0 < sum(p) <= 1 for p in found.values())
 
 
@@ -267,9 +269,17 @@ def test_a_reply_without_a_choice_where_it_belongs_gives_all_of_them_nothing(tok
     assert found.probabilities == (0.0,) * 6
 
 
+def test_a_start_that_begins_with_a_choice_is_not_taken_for_the_answer():
+    tokens = [{word: 1.0} for word in ("1", ".", " Good", "\n", "Score", ":")]
+    with FakeServer(chat_tokens=[*tokens, FOUR]) as server:
+        [found] = api(server).choose([choice("1. Good\nScore:")])
+    assert found.probabilities == pytest.approx((0, 0, 0, 0, 0.7, 0.1))
+    assert server.seen[0].body["max_tokens"] > len(tokens)
+
+
 def test_an_api_without_probabilities_is_told_clearly():
     with (
         FakeServer() as server,
-        pytest.raises(ModelError, match=r"judge tells no probabilities.*method: sampled"),
+        pytest.raises(ServerError, match=r"judge tells no probabilities.*method: sampled"),
     ):
         list(api(server).choose([choice()]))

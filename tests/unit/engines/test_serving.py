@@ -1,4 +1,3 @@
-import gc
 import json
 import os
 import signal
@@ -14,9 +13,9 @@ import torch
 from fake_server import install
 
 from selfalign.config import EngineSettings, Lora, Policy, Sampling, Serve
-from selfalign.engines import Engine, GenerationRequest, keeper, open_engine
+from selfalign.engines import Engine, GenerationRequest, close_engine, keeper, open_engine
 from selfalign.engines.serving import Server
-from selfalign.errors import ModelError, RecipeError
+from selfalign.errors import RecipeError, ServerError
 from selfalign.models.load import load_trainable
 from selfalign.records import Message
 
@@ -96,7 +95,7 @@ def test_a_model_is_served_as_the_recipe_says_until_its_engine_is_let_go(
     assert is_running(started["pid"])
     assert is_running(started["worker"])
     del engine
-    gc.collect()
+    close_engine()
     assert not is_running(started["pid"])
     assert not is_running(started["worker"])
 
@@ -130,20 +129,30 @@ def test_an_adapter_is_served_merged_into_its_base(
     assert torch.is_grad_enabled()
 
 
+def test_without_a_python_it_is_this_one(
+    tiny_model: Path, tmp_path: Path, python: Path, monkeypatch: pytest.MonkeyPatch
+):
+    keeper_runs = python.with_name("keeper")
+    keeper_runs.symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(keeper_runs))
+    assert Server(Serve(arguments=recorded(tmp_path)), Policy(), tiny_model).context == 1024
+    assert record(tmp_path)["arguments"][0] == "serve"
+
+
 def test_a_python_that_is_not_there_is_refused(tiny_model: Path):
     with pytest.raises(RecipeError, match=r"engine\.serve\.python: /nowhere/python: no such program"):
         Server(settings(Path("/nowhere/python")), Policy(), tiny_model)
 
 
 def test_a_server_that_ends_at_its_start_is_told_with_its_last_words(tiny_model: Path, python: Path):
-    with pytest.raises(ModelError, match=r"ended with 1\. Its last words:\nno GPU here$"):
+    with pytest.raises(ServerError, match=r"ended with 1\. Its last words:\nno GPU here$"):
         Server(settings(python, "--die", "no GPU here"), Policy(), tiny_model)
 
 
 def test_a_server_that_never_gets_healthy_is_ended(tiny_model: Path, tmp_path: Path, python: Path):
     serve = settings(python, "--never-healthy", *recorded(tmp_path), start_seconds=2)
     with pytest.raises(
-        ModelError, match=r"(?s)after 2 s; raise engine\.serve\.start_seconds.*loading the model"
+        ServerError, match=r"(?s)after 2 s; raise engine\.serve\.start_seconds.*loading the model"
     ):
         Server(serve, Policy(), tiny_model)
     assert not is_running(record(tmp_path)["pid"])
@@ -155,7 +164,7 @@ def test_a_server_that_ends_in_the_middle_is_told_with_its_last_words(
     serve = settings(python, *recorded(tmp_path), retries=1)
     engine = open_engine(EngineSettings(kind="server", serve=serve), tiny_policy, tiny_model)
     os.kill(record(tmp_path)["pid"], signal.SIGKILL)
-    with pytest.raises(ModelError, match=r"(?s)the vLLM server ended with .*loading the model"):
+    with pytest.raises(ServerError, match=r"(?s)the vLLM server ended with .*loading the model"):
         answer(engine)
     assert eventually(lambda: not is_running(record(tmp_path)["worker"]))
 
