@@ -242,7 +242,15 @@ def test_a_second_process_is_refused(command, tmp_path: Path):
         ["judge.method=pairwise"],
         ["dpo.train.validation={fraction: 0.2, every: 2}", "dpo.learning_rates=[1e-3]", "sft.dropout=0.1"],
     ],
-    ids=["lora", "lora-over-full", "rationale-and-all-pairs", "expected", "after-rationale", "pairwise", "validation"],
+    ids=[
+        "lora",
+        "lora-over-full",
+        "rationale-and-all-pairs",
+        "expected",
+        "after-rationale",
+        "pairwise",
+        "validation",
+    ],
 )  # fmt: skip
 def test_other_choices_run_to_the_end(overrides: list[str], tiny_recipe: Path, tmp_path: Path, call, capsys):
     run_dir = tmp_path / "run"

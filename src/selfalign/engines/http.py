@@ -56,8 +56,17 @@ class _Failure:
 class Client:
     """Asks one server."""
 
-    def __init__(self, url: str, settings: Requests, key_variable: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        settings: Requests,
+        key_variable: str | None = None,
+        *,
+        watch: Callable[[], None] = lambda: None,
+    ) -> None:
         """Take the address of an API and the name of the environment variable that holds its key.
+
+        After a failure `watch` is called, and raises where asking again is of no use.
 
         Raises:
             RecipeError: The address is none, or holds a password; or the variable is not set, or its value
@@ -65,6 +74,7 @@ class Client:
         """
         self.url = _checked(url)
         self.settings = settings
+        self.watch = watch
         self._key_variable = key_variable
         self._key = _key(key_variable) if key_variable else None
 
@@ -184,6 +194,7 @@ class Session:
             answer = await self._attempt(path, body, model)
             if not isinstance(answer, _Failure):
                 return answer
+            self.client.watch()
             failures[answer.reason] += 1
             failed = failures.total()
             if failed > settings.retries:

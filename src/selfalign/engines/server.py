@@ -119,7 +119,7 @@ class ServedEngine:
     def __init__(self, server: Server, settings: Serve, chat: Chat, ends: set[int]) -> None:
         """Take a running server, which ends with the engine, and the tokens that end a turn."""
         self._server = server
-        self._client = Client(server.url, settings)
+        self._client = Client(server.url, settings, watch=server.check)
         self._chat = chat
         self._stop: dict[str, Any] = {"stop_token_ids": sorted(ends)}
         if not set(ends) & set(chat.end_of_turn):
@@ -145,7 +145,7 @@ class ServedEngine:
                 num_tokens -= len(self._chat.end_of_turn) if isinstance(reply.stop_reason, str) else 1
             return Generation(request.key, reply.text, reply.finish_reason, max(0, num_tokens))
 
-        return self._answers(self._client.map(draw, requests))
+        return self._client.map(draw, requests)
 
     def choose(self, requests: Sequence[ChoiceRequest]) -> Iterator[Choice]:
         """Yield the probabilities of the choices of each request; see `Engine`.
@@ -173,18 +173,10 @@ class ServedEngine:
             ]
             return Choice(request.key, by_choice(spelled, likelihoods, len(request.choices)))
 
-        return self._answers(self._client.map(weigh, requests))
+        return self._client.map(weigh, requests)
 
     def _body(self, prompt: Sequence[int], max_tokens: int, temperature: float) -> dict[str, Any]:
         return {"model": NAME, "prompt": prompt, "max_tokens": max_tokens, "temperature": temperature}
-
-    def _answers(self, answers: Iterator[T]) -> Iterator[T]:
-        """Pass answers on; where they stop since the server has ended, say why that was."""
-        try:
-            yield from answers
-        except ServerError:
-            self._server.check()
-            raise
 
 
 class EndpointEngine:

