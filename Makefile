@@ -7,7 +7,7 @@ VLLM := .venv-vllm
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help install quickstart test check format vllm bench-train bench-dedup bench-judge clean
+.PHONY: help install quickstart test check format vllm bench-train bench-generate bench-dedup bench-judge clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 - /'
@@ -31,6 +31,9 @@ format: $(VENV)/.installed-dev  ## Format the code.
 
 bench-train: $(VENV)/.installed-dev  ## Time training against TRL's; QUICK=1 is short, DATA is the data directory.
 	$(BIN)/python benchmarks/bench_train.py --data $(DATA) $(if $(QUICK),--quick) $(ARGS)
+
+bench-generate: $(VENV)/.installed-dev  ## Time generation against transformers; QUICK=1 is short, DATA is the data directory.
+	$(BIN)/python benchmarks/bench_generate.py --data $(DATA) $(addprefix --vllm ,$(wildcard $(VLLM)/bin/python)) $(if $(QUICK),--quick) $(ARGS)
 
 bench-dedup: $(VENV)/.installed-dev  ## Time the near-duplicate filter; QUICK=1 is short, DATA is the data directory.
 	$(BIN)/python benchmarks/bench_dedup.py --data $(DATA) $(if $(QUICK),--quick) $(ARGS)

@@ -1,12 +1,14 @@
 """The embedded engine: a transformers model in this process, decoded in batches.
 
 What all prompts of a call share (the system turn, the rubric) is computed once; a prompt is computed
-once for its N samples; rows that have finished leave the batch.
+once for its N samples; rows that have finished leave the batch, and others enter in their place.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from selfalign.config import Policy, Sampling
+from selfalign.engines.cache import ATTENTION, Rows, is_plain, join, keep
 from selfalign.engines.choices import Spelling, by_choice, spellings
 from selfalign.engines.protocol import Choice, ChoiceRequest, Generation, GenerationRequest
 from selfalign.engines.sampling import sample
@@ -26,7 +28,11 @@ from selfalign.models.logps import CompletionLogps
 from selfalign.models.packing import TokenSequence, micro_batches
 from selfalign.records import FinishReason
 
+_ENTER_SHARE = 0.125
+"""Rows enter when they make up this share of the batch or more, as each time costs a copy of it."""
 _COMPACT_SHARE = 0.25
+_GROUP_SHARE = 0.25
+"""Samples of one prompt enter together, up to this share of a batch: they wait for as many to leave."""
 _ROW_TOKENS = 8192
 """Tokens of a packed row in which choices are scored."""
 
@@ -41,6 +47,11 @@ class _Row:
     new: list[int] = field(default_factory=list)
     finish: FinishReason | None = None
 
+    @property
+    def span(self) -> int:
+        """Return how many columns the row takes when it reaches its limit."""
+        return len(self.prompt) + len(self.uniforms)
+
 
 class LocalEngine:
     """Generates with a decoder-only model of transformers."""
@@ -49,6 +60,8 @@ class LocalEngine:
         """Load the model in the computing type of its device."""
         self._device = pick_device(policy)
         self._model = load_model(model, policy, compute_dtype(policy, self._device)).eval()
+        if self._model.config._attn_implementation == "sdpa":
+            self._model.set_attn_implementation(ATTENTION)
         self._chat = load_chat(model, policy)
         self._batch_size = batch_size
         self._batch_tokens = batch_tokens
@@ -60,9 +73,9 @@ class LocalEngine:
         added = self._chat.tokenizer.added_tokens_decoder.items()
         special = {token_id for token_id, token in added if token.special}
         self._eos = (set(eos if isinstance(eos, list) else [eos]) | special) - {None}
-        # Padding behind a shared prefix would eat into the window of layers that look back only so far.
-        layers = DynamicCache(config=self._model.config).layers
-        self._can_share = all(type(layer) is DynamicLayer for layer in layers)
+        # Columns that are not a row's own would eat into the window of layers that look back only so far:
+        # there no prefix is shared, and no row enters before all have left.
+        self._plain = is_plain(DynamicCache(config=self._model.config))
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> Iterator[Generation]:
@@ -76,11 +89,11 @@ class LocalEngine:
                 continue
             uniforms = np.random.default_rng(request.seed).random(room, dtype=np.float32)
             rows.append(_Row(request.key, prompt, uniforms))
-        rows.sort(key=lambda row: (len(row.prompt), row.prompt))
-        shared = _shared_prefix([row.prompt for row in rows]) if self._can_share else 0
+        # The longest first: whoever enters later fits into the columns of those who are there.
+        rows.sort(key=lambda row: (-len(row.prompt), row.prompt))
+        shared = _shared_prefix([row.prompt for row in rows]) if self._plain else 0
         prefix = self._prefix_cache(rows[0].prompt[:shared]) if shared else None
-        for batch in self._batches(rows):
-            yield from self._decode(batch, prefix, shared, sampling)
+        yield from self._decode(deque(self._groups(rows)), prefix, shared, sampling)
 
     @torch.inference_mode()
     def choose(self, requests: Sequence[ChoiceRequest]) -> Iterator[Choice]:
@@ -118,54 +131,87 @@ class LocalEngine:
         finally:
             self._model.set_attn_implementation(before)
 
-    def _batches(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
-        """Cut rows, the shortest first, into batches that fit in memory when all reach their limit."""
-        batch: list[_Row] = []
-        for row in rows:
-            room = (len(batch) + 1) * (len(row.prompt) + len(row.uniforms)) <= self._batch_tokens
-            if batch and (len(batch) == self._batch_size or not room):
-                yield batch
-                batch = []
-            batch.append(row)
-        if batch:
-            yield batch
+    def _groups(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
+        """Cut rows into those that enter a batch together: a prompt's samples, if they are not too many."""
+        for _, samples in groupby(rows, key=lambda row: row.prompt):
+            same = list(samples)
+            fitting = min(_GROUP_SHARE * self._batch_size, self._batch_tokens / same[0].span)
+            size = max(1, int(fitting))
+            yield from (same[i : i + size] for i in range(0, len(same), size))
+
+    def _entering(self, live: Sequence[_Row], queue: deque[list[_Row]]) -> list[_Row]:
+        """Take from the queue what fits beside the live rows, or nothing while that is too little.
+
+        All rows fit in memory when they reach their limits, as a batch is as wide as its widest row.
+        """
+        if live and not self._plain:
+            return []
+        batch, groups = list(live), 0
+        for group in queue:
+            size = len(batch) + len(group)
+            widest = max(row.span for row in (*batch, *group))
+            if batch and (size > self._batch_size or size * widest > self._batch_tokens):
+                break
+            batch += group
+            groups += 1
+        entering = batch[len(live) :]
+        if len(entering) < _ENTER_SHARE * len(batch) and groups < len(queue):
+            return []
+        for _ in range(groups):
+            queue.popleft()
+        return entering
 
     def _decode(
-        self, rows: list[_Row], prefix: DynamicCache | None, shared: int, sampling: Sampling
+        self, queue: deque[list[_Row]], prefix: DynamicCache | None, shared: int, sampling: Sampling
     ) -> Iterator[Generation]:
-        logits, cache, mask = self._prefill(rows, prefix, shared)
-        while True:
-            step = [float(row.uniforms[len(row.new)]) if row.finish is None else 0.0 for row in rows]
-            uniforms = torch.tensor(step, device=self._device)
-            tokens = sample(logits, uniforms, sampling.temperature, sampling.top_p)
-            for row, token in zip(rows, tokens.tolist(), strict=True):
-                if row.finish is None and self._advance(row, token):
-                    yield self._generation(row)
-            live = [i for i, row in enumerate(rows) if row.finish is None]
-            if not live:
-                return
-            if len(rows) - len(live) >= _COMPACT_SHARE * len(rows):
-                keep = torch.tensor(live, device=self._device)
-                cache.batch_select_indices(keep)
-                mask, tokens = mask[keep], tokens[keep]
-                rows = [rows[i] for i in live]
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            positions = torch.tensor([[len(r.prompt) + len(r.new) - 1] for r in rows], device=self._device)
+        """Decode token by token; rows leave as they finish, and others enter in their place."""
+        batch: list[_Row] = []
+        held: Rows | None = None
+        while queue or batch:
+            live = _live(batch)
+            entering = self._entering([batch[i] for i in live], queue)
+            parts = [] if held is None else [(held, batch)]
+            if entering:
+                logits, entered = self._prefill(entering, prefix, shared)
+                yield from self._draw(entering, logits, sampling)
+                parts.append((entered, entering))
+            if entering or (held is not None and _is_loose(batch, held.mask.shape[1])):
+                batch = [row for _, rows in parts for row in rows if row.finish is None]
+                held = self._gather(parts) if batch else None
+            if held is None:
+                continue
+            held.mask = torch.cat([held.mask, held.mask.new_ones(len(batch), 1)], dim=1)
+            tokens = [[row.new[-1] if row.finish is None else 0] for row in batch]
             logits = self._model(
-                input_ids=tokens[:, None],
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
+                input_ids=torch.tensor(tokens, device=self._device),
+                attention_mask=held.mask,
+                position_ids=torch.tensor(
+                    [[len(row.prompt) + len(row.new) - 1] for row in batch], device=self._device
+                ),
+                past_key_values=held.cache,
                 use_cache=True,
             ).logits[:, -1]
+            yield from self._draw(batch, logits, sampling)
 
-    def _prefill(
-        self, rows: list[_Row], prefix: DynamicCache | None, shared: int
-    ) -> tuple[Tensor, DynamicCache, Tensor]:
+    def _gather(self, parts: Sequence[tuple[Rows, list[_Row]]]) -> Rows:
+        """Return what the unfinished rows remember."""
+        chosen = [(held, torch.tensor(_live(rows))) for held, rows in parts]
+        return join(chosen) if self._plain else keep(*chosen[-1])
+
+    def _draw(self, rows: Sequence[_Row], logits: Tensor, sampling: Sampling) -> Iterator[Generation]:
+        """Draw the next token of each unfinished row and yield those that it finishes."""
+        step = [float(row.uniforms[len(row.new)]) if row.finish is None else 0.0 for row in rows]
+        uniforms = torch.tensor(step, device=self._device)
+        tokens = sample(logits, uniforms, sampling.temperature, sampling.top_p)
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            if row.finish is None and self._advance(row, token):
+                yield self._generation(row)
+
+    def _prefill(self, rows: Sequence[_Row], prefix: DynamicCache | None, shared: int) -> tuple[Tensor, Rows]:
         """Compute each distinct prompt once and copy its state to its samples.
 
         Returns:
-            Next-token logits `(B, V)`, the cache of the batch, and its mask `(B, T)`.
+            Next-token logits `(B, V)`, and what the rows remember.
         """
         places: dict[tuple[int, ...], int] = {}
         for row in rows:
@@ -189,9 +235,8 @@ class LocalEngine:
             use_cache=True,
             logits_to_keep=1,
         )
-        index = torch.tensor([places[row.prompt] for row in rows], device=self._device)
-        cache.batch_select_indices(index)
-        return output.logits[index, -1], cache, mask[index]
+        index = torch.tensor([places[row.prompt] for row in rows])
+        return output.logits[index, -1], keep(Rows(cache, mask), index)
 
     def _prefix_cache(self, ids: tuple[int, ...]) -> DynamicCache:
         cache = DynamicCache(config=self._model.config)
@@ -216,6 +261,18 @@ class LocalEngine:
     def _generation(self, row: _Row) -> Generation:
         assert row.finish is not None  # noqa: S101 -- only finished rows are given out
         return Generation(row.key, self._chat.text(row.new), row.finish, len(row.new))
+
+
+def _live(rows: Sequence[_Row]) -> list[int]:
+    """Return the places of the unfinished rows."""
+    return [i for i, row in enumerate(rows) if row.finish is None]
+
+
+def _is_loose(batch: Sequence[_Row], width: int) -> bool:
+    """Say whether so many rows have finished, or so wide ones, that the others should go on without them."""
+    spans = [row.span for row in batch if row.finish is None]
+    finished = len(batch) - len(spans)
+    return finished >= _COMPACT_SHARE * len(batch) or (finished > 0 and width >= max(spans))
 
 
 def _shared_prefix(prompts: Sequence[tuple[int, ...]]) -> int:

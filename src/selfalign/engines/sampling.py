@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-_HEAD = 1024
+_HEADS = (64, 1024)
 
 
 def sample(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -> Tensor:
@@ -26,13 +26,22 @@ def sample(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -
     if temperature == 0:
         return logits.argmax(-1)
     probabilities = torch.softmax(logits.float() / temperature, dim=-1)
-    # Most nuclei end within the likeliest thousand; only the rows where they do not are sorted whole, as
-    # sorting may order equal probabilities in another way.
-    values, tokens = probabilities.topk(min(_HEAD, probabilities.shape[-1]), dim=-1)
+    return _from_head(probabilities, uniforms, top_p, _HEADS)
+
+
+def _from_head(probabilities: Tensor, uniforms: Tensor, top_p: float, heads: tuple[int, ...]) -> Tensor:
+    """Draw from the likeliest few tokens where the nucleus is among them, and from more where it is not.
+
+    Most nuclei end within a few dozen tokens. Each row is drawn from the first head that holds its nucleus,
+    whatever the others need, as each way of sorting may order equal probabilities in another way.
+    """
+    if not heads:
+        return _draw(*probabilities.sort(dim=-1, descending=True), uniforms, top_p)
+    values, tokens = probabilities.topk(min(heads[0], probabilities.shape[-1]), dim=-1)
     drawn = _draw(values, tokens, uniforms, top_p)
     wide = values.sum(-1) < top_p
     if bool(wide.any()):
-        drawn[wide] = _draw(*probabilities[wide].sort(dim=-1, descending=True), uniforms[wide], top_p)
+        drawn[wide] = _from_head(probabilities[wide], uniforms[wide], top_p, heads[1:])
     return drawn
 
 

@@ -288,6 +288,64 @@ def test_rows_that_end_at_random_do_not_touch_the_others(tiny_model: Path, tiny_
     assert {g.finish_reason for g in alone.values()} == {"stop", "length"}
 
 
+HOT = Sampling(temperature=5.0, top_p=1.0, max_new_tokens=60)
+"""Rows end at random."""
+
+
+def test_rows_enter_as_others_leave(tiny_model: Path, tiny_policy: Policy):
+    requests = [ask(f"{i}", "why " * (i % 7), seed=i) for i in range(40)]
+    engine = LocalEngine(tiny_model, tiny_policy, batch_size=8)
+    shapes = watch(engine)
+    found = {g.key: g for g in engine.generate(requests, HOT)}
+    alone = LocalEngine(tiny_model, tiny_policy, batch_size=1).generate(requests, HOT)
+    assert found == {g.key: g for g in alone}
+    last_entry = max(i for i, (_, width) in enumerate(shapes) if width > 1)
+    assert last_entry > 20
+    # A row that ends with its first token leaves a place open for a step.
+    assert min(count for count, width in shapes[:last_entry] if width == 1) >= 7
+
+
+def test_samples_of_one_prompt_enter_together(tiny_model: Path, tiny_policy: Policy):
+    texts = [f"what of {place}" for place in ("the sea", "the hills", "the sky", "a house", "a road", "rain")]
+    requests = [ask(f"{text} {seed}", text, seed=seed) for text in texts for seed in range(4)]
+    engine = LocalEngine(tiny_model, tiny_policy, batch_size=16)
+    shapes = watch(engine)
+    assert len(list(engine.generate(requests, HOT))) == 24
+    shared, *prefills = [count for count, width in shapes if width > 1]
+    assert shared == 1
+    assert len(prefills) > 1
+    assert sum(prefills) == 6
+
+
+def test_more_samples_than_a_batch_holds_are_drawn(tiny_model: Path, tiny_policy: Policy):
+    requests = [ask(str(seed), "why?", seed=seed) for seed in range(11)]
+    found = {g.key: g for g in LocalEngine(tiny_model, tiny_policy, batch_size=4).generate(requests, HOT)}
+    alone = LocalEngine(tiny_model, tiny_policy, batch_size=1).generate(requests, HOT)
+    assert found == {g.key: g for g in alone}
+
+
+def test_what_a_batch_remembers_stays_within_its_tokens(tiny_model: Path, tiny_policy: Policy):
+    requests = [ask(str(i), "why " * (40 if i % 3 else i), seed=i) for i in range(30)]
+    engine = LocalEngine(tiny_model, tiny_policy, batch_size=30, batch_tokens=2500)
+    masks: list[torch.Size] = []
+    engine._model.register_forward_pre_hook(
+        lambda _model, _args, named: masks.append(named.get("attention_mask", torch.ones(0, 0)).shape),
+        with_kwargs=True,
+    )
+    assert len(list(engine.generate(requests, HOT))) == 30
+    assert 2000 < max(rows * columns for rows, columns in masks) <= 2500
+
+
+def test_rows_of_a_model_that_looks_back_only_so_far_enter_when_all_have_left(
+    sliding: Path, tiny_policy: Policy
+):
+    requests = [ask(f"{i}", "why " * i, seed=i) for i in range(10)]
+    engine = LocalEngine(sliding, tiny_policy, batch_size=4)
+    shapes = watch(engine)
+    assert len(list(engine.generate(requests, HOT))) == 10
+    assert [count for count, width in shapes if width > 1] == [4, 4, 2]
+
+
 def test_no_gradient_is_kept_while_generating(tiny_model: Path, tiny_policy: Policy):
     engine, grad = LocalEngine(tiny_model, tiny_policy, batch_size=4), []
     engine._model.register_forward_pre_hook(lambda *_: grad.append(torch.is_grad_enabled()))

@@ -75,6 +75,17 @@ def test_a_row_draws_the_same_beside_one_that_needs_the_whole_vocabulary():
     assert torch.equal(alone, beside)
 
 
+def test_a_row_draws_the_same_beside_narrower_and_wider_ones():
+    """One row's nucleus is among the first tokens looked at, one's needs more, and one's needs all."""
+    logits = torch.stack([random_logits(5000, spread).bfloat16() for spread in (6.0, 2.0, 0.1)])
+    sizes = [int((nucleus_of(row, 1.0, 0.9) > 0).sum()) for row in logits]
+    assert sizes[0] < 64 < sizes[1] < 1024 < sizes[2]
+    for number in torch.linspace(0, LAST, 50):
+        together = sample(logits, number.expand(3), 1.0, 0.9)
+        alone = [sample(row[None], number[None], 1.0, 0.9) for row in logits]
+        assert torch.equal(together, torch.cat(alone))
+
+
 def test_the_ends_of_the_unit_interval_draw_the_first_and_the_last_of_the_nucleus():
     logits = torch.tensor([0.1, 0.4, 0.2, 0.3]).log()
     ends = torch.tensor([0.0, 0.999999, LAST])

@@ -126,8 +126,10 @@ def test_a_fixed_judge_keeps_its_own_chat_template(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_attack_works_where_it_gains_a_point():
-    figures = attack_figures({"one": [1.0, 0.9, 3.0, -1.0], "two": [0.0, 0.0], "three": []})
-    assert figures["worked"] == {"one": 0.5, "two": 0.0, "three": None}
+    figures = attack_figures(
+        {"control": [1.0, 0.0], "one": [1.0, 0.9, 3.0, -1.0], "two": [0.0, 0.0], "three": []}
+    )
+    assert figures["worked"] == {"control": 0.5, "one": 0.5, "two": 0.0, "three": None}
     assert (figures["attacks"], figures["attacks_worked"]) == (6, pytest.approx(2 / 6))
     assert attack_figures({"one": []})["attacks_worked"] is None
 
