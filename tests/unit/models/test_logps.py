@@ -9,9 +9,9 @@ import transformers as hf
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from selfalign.models import logps as room
 from selfalign.models.logps import CompletionLogps
 from selfalign.models.packing import TokenSequence, pack
-from selfalign.training import logps as room
 
 VOCABULARY = 97
 SMALL: dict[str, Any] = {
