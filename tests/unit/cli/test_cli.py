@@ -16,7 +16,7 @@ from selfalign.recipes import load_recipe, resolve_recipe
 from selfalign.runs.files import write_json
 from selfalign.runs.lock import hold
 
-ITERATION = ("prompts", "candidates", "judgments", "pairs", "reference", "train", "evaluate")
+ITERATION = ("prompts", "candidates", "judgments", "attacks", "pairs", "reference", "train", "evaluate")
 STAGES = [
     "data/read", "sft/train", "sft/evaluate",
     "eft/judgments", "eft/examples", "eft/train", "eft/evaluate",
