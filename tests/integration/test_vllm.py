@@ -61,8 +61,9 @@ def test_draws_repeat_by_seed_and_end_as_they_say(served: Engine):
         assert "<|im" not in generation.text
         assert (generation.num_tokens == 40) == (generation.finish_reason == "length")
     assert len({generation.text for generation in found.values()}) == len(requests)
-    again = {g.key: g.text for g in served.generate(requests[:1], sampling)}
-    assert again[requests[0].key] == found[requests[0].key].text
+    # In other company a server rounds otherwise, and a draw may turn on that.
+    once, again = (next(iter(served.generate(requests[:1], sampling))) for _ in range(2))
+    assert once == again
 
 
 def test_a_prompt_beyond_the_context_is_not_answered(served: Engine):
