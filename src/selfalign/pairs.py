@@ -166,7 +166,8 @@ def _select(
     ordered = [(high, low) for high, low in combinations(ranked, 2) if high.reward > low.reward]
     if strategy == "all" or not ordered:
         return ordered
-    near = [c for c in ranked if ranked[-1].reward < c.reward >= ranked[0].reward - near_best]
+    best, worst = ranked[0].reward, ranked[-1].reward
+    near = [c for c in ranked if c.reward > worst and c.reward >= best - near_best]
     chosen = min(near, key=lambda c: c.num_tokens) if near_best else ranked[0]
     if strategy == "best_worst":
         return [(chosen, min(candidates, key=lambda candidate: (candidate.reward, candidate.sample)))]
