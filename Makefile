@@ -7,7 +7,7 @@ VLLM := .venv-vllm
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help install quickstart test check format vllm bench-train bench-generate bench-dedup bench-judge clean
+.PHONY: help install quickstart test check format vllm bench-train bench-generate bench-dedup bench-memory bench-judge clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 - /'
@@ -38,6 +38,9 @@ bench-generate: $(VENV)/.installed-dev  ## Time generation against transformers;
 bench-dedup: $(VENV)/.installed-dev  ## Time the near-duplicate filter; QUICK=1 is short, DATA is the data directory.
 	$(BIN)/python benchmarks/bench_dedup.py --data $(DATA) $(if $(QUICK),--quick) $(ARGS)
 
+bench-memory: $(VENV)/.installed-dev  ## Measure the memory of judging and pairing a million rows; QUICK=1 is short.
+	$(BIN)/python benchmarks/bench_memory.py $(if $(QUICK),--quick) $(ARGS)
+
 bench-judge: $(VENV)/.installed-dev  ## Time and rate judging; QUICK=1 is short, DATA is the data directory.
 	$(BIN)/python benchmarks/bench_judge.py --data $(DATA) $(if $(QUICK),--quick) $(ARGS)
 
@@ -61,7 +64,7 @@ $(VENV)/.installed: $(VENV)/.python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) --editable '.[gguf,hub,dev]'
+	$(PIP) --editable '.[gguf,hub,eval,dev]'
 	touch $@
 
 # vLLM's build for processors needs another torch than it asks for, and some of what it asks for only serves

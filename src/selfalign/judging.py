@@ -8,8 +8,9 @@ import difflib
 import math
 import re
 import unicodedata
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -18,6 +19,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TypedDict
 
+import numpy as np
 from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import SandboxedEnvironment
 from scipy.stats import spearmanr
@@ -141,11 +143,12 @@ _SPELLINGS = str.maketrans(
 _LABEL = (
     r"(?:(?:the|final|total|overall)\s+){0,3}(?:score|rating|total)|(?:最终|总体|综合)?(?:[评得总]分|分数)"
 )
+_COLON = r"\s*(?:\([^)\n]*\))?\s*[:=]"
 # A label opens a line, perhaps as a list item, or the last sentence of the reply. The value may stand on
-# the next line. Neither ">" nor a quotation mark may precede the label: a quoted score is not the judge's.
+# the next line if that has no label. Neither ">" nor a quotation mark may precede: it is not the judge's own.
 _LABELLED = re.compile(
     r"(?:^[ \t]*(?:[-•+|]|\d+[.)])?|[.!?。](?=.*\Z))[ \t]*"
-    rf"(?:{_LABEL})\s*(?:\([^)\n]*\))?\s*[:=]\s*(?P<value>.*)",
+    rf"(?:{_LABEL}){_COLON}(?!\s*(?:{_LABEL}){_COLON})\s*(?P<value>.*)",
     re.IGNORECASE | re.MULTILINE,
 )
 _CUT_LABEL = re.compile(rf"(?:{_LABEL})\s*(?:[:=]|$)", re.IGNORECASE)
@@ -319,38 +322,50 @@ def health(judgments: Iterable[Judgment], lengths: Mapping[str, int]) -> Health:
         judgments: Of any completions.
         lengths: Length of every judged completion in any unit, by `completion_id`.
     """
-    number = attempts = 0
-    unscored: Counter[str] = Counter()
-    counts: Counter[float] = Counter()
-    masses: list[float] = []
-    scores: dict[str, dict[str, list[float]]] = {}  # by prompt and completion
+    prompts: dict[str, dict[str, list[Judgment]]] = {}
     for row in judgments:
-        number += 1
-        attempts += row.attempts
-        own = scores.setdefault(row.prompt_id, {}).setdefault(row.completion_id, [])
-        if row.score is not None:
-            own.append(row.score)
-            counts[round(row.score * 2) / 2] += 1
-        else:
-            unscored[str(row.reason)] += 1
-        if row.mass is not None:
-            masses.append(row.mass)
-    rewards = {
-        prompt: {name: fmean(sorted(found)) for name, found in own.items() if found}
-        for prompt, own in scores.items()
-    }
-    points = sorted((reward, lengths[name]) for own in rewards.values() for name, reward in own.items())
+        prompts.setdefault(row.prompt_id, {}).setdefault(row.completion_id, []).append(row)
+    return health_of_prompts(
+        [(lengths[name], found) for name, found in own.items()] for own in prompts.values()
+    )
+
+
+def health_of_prompts(prompts: Iterable[Iterable[tuple[int, Sequence[Judgment]]]]) -> Health:
+    """Measure the same, with one prompt at a time in memory and a few bytes of every completion.
+
+    Args:
+        prompts: Of each prompt, once, its completions: the length, in any unit, and the judgments of each.
+    """
+    attempts = 0
+    counts, unscored = Counter[float](), Counter[str]()
+    masses, rewards, lengths = array("d"), array("d"), array("d")
+    same_score, same_reward = Counter[bool](), Counter[bool]()
+    for texts in prompts:
+        before = len(rewards)
+        for length, judgments in texts:
+            scores = [row.score for row in judgments if row.score is not None]
+            attempts += sum(row.attempts for row in judgments)
+            counts.update(round(score * 2) / 2 for score in scores)
+            unscored.update(str(row.reason) for row in judgments if row.score is None)
+            masses.extend(row.mass for row in judgments if row.mass is not None)
+            _count_pairs(same_score, scores)
+            if scores:
+                rewards.append(fmean(scores))
+                lengths.append(length)
+        _count_pairs(same_reward, rewards[before:])
+    buckets, scored = sorted(counts.items()), counts.total()
+    number = scored + unscored.total()
     return Health(
         judgments=number,
-        scored=counts.total(),
-        parse_rate=counts.total() / number if number else None,
+        scored=scored,
+        parse_rate=scored / number if number else None,
         unscored=dict(sorted(unscored.items())),
-        scores={f"{score:g}": counts[score] for score in sorted(counts)},
-        score_entropy=_entropy(counts.values()) if counts else None,
-        mean_mass=fmean(sorted(masses)) if masses else None,
-        agreement=_equal_pairs(found for own in scores.values() for found in own.values()),
-        tie_rate=_equal_pairs(list(own.values()) for own in rewards.values()),
-        length_correlation=_spearman(points),
+        scores={f"{score:g}": n for score, n in buckets},
+        score_entropy=sum(n / scored * math.log2(scored / n) for _, n in buckets) if buckets else None,
+        mean_mass=fmean(masses) if masses else None,
+        agreement=_share(same_score),
+        tie_rate=_share(same_reward),
+        length_correlation=_spearman(rewards, lengths),
         mean_attempts=attempts / number if number else None,
     )
 
@@ -367,22 +382,18 @@ def one_score(scores: Mapping[str, int]) -> str | None:
     return f"{part:.0%} of the scores are {score}" if part > MOST_OF_ONE_SCORE else None
 
 
-def _entropy(counts: Iterable[int]) -> float:
-    found = list(counts)
-    total = sum(found)
-    return sum(n / total * math.log2(total / n) for n in found)
+def _count_pairs(counts: Counter[bool], group: Collection[float]) -> None:
+    """Count the pairs within a group by whether their members are equal."""
+    equal = sum(math.comb(n, 2) for n in Counter(group).values())
+    counts.update({True: equal, False: math.comb(len(group), 2) - equal})
 
 
-def _equal_pairs(groups: Iterable[Sequence[float]]) -> float | None:
-    """Return the share of pairs within groups whose members are equal."""
-    pairs = equal = 0
-    for group in groups:
-        pairs += math.comb(len(group), 2)
-        equal += sum(math.comb(n, 2) for n in Counter(group).values())
-    return equal / pairs if pairs else None
+def _share(counts: Counter[bool]) -> float | None:
+    return counts[True] / counts.total() if counts.total() else None
 
 
-def _spearman(points: Sequence[tuple[float, int]]) -> float | None:
-    if len({reward for reward, _ in points}) < 2 or len({length for _, length in points}) < 2:
+def _spearman(rewards: Sequence[float], lengths: Sequence[float]) -> float | None:
+    if not rewards or min(rewards) == max(rewards) or min(lengths) == max(lengths):
         return None
-    return float(spearmanr([reward for reward, _ in points], [length for _, length in points]).statistic)
+    order = np.lexsort((lengths, rewards))  # so that rounding doesn't depend on the order
+    return float(spearmanr(np.array(rewards)[order], np.array(lengths)[order]).statistic)

@@ -4,16 +4,20 @@ Everything is joined by key. A completion finds its prompt by `prompt_id` and it
 `completion_id`, so the order in which records arrive changes nothing.
 """
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from statistics import fmean, median
+from statistics import fmean
 from typing import Literal, NamedTuple
+
+import numpy as np
 
 from selfalign.records import Completion, PreferencePair, Prompt, content_id
 
 Strategy = Literal["best_worst", "best_random", "all"]
+_SUMS = ("chosen_chars", "rejected_chars", "chosen_tokens", "rejected_tokens", "chosen_longer")
 
 
 @dataclass(frozen=True)
@@ -110,27 +114,61 @@ def make_pairs(
     return PairSelection(pairs, dropped)
 
 
+class PairFigures:
+    """Figures of pairs, taken as the pairs are made; of each nothing but its margin is kept.
+
+    Source: our choice, because answers that grow every iteration show first in the lengths of the pairs.
+    """
+
+    def __init__(self) -> None:
+        """Begin with no pairs."""
+        self.pairs = 0
+        self.dropped: Counter[str] = Counter()
+        self._margins = array("d")
+        self._sums = dict.fromkeys(_SUMS, 0)
+
+    @property
+    def tokens(self) -> int:
+        """Return the tokens of both sides of all pairs."""
+        return self._sums["chosen_tokens"] + self._sums["rejected_tokens"]
+
+    def add(self, selection: PairSelection) -> None:
+        """Take in the pairs and dropped prompts of one prompt or more."""
+        self.dropped.update(selection.dropped)
+        self.pairs += len(selection.pairs)
+        for pair in selection.pairs:
+            if pair.margin is not None:
+                self._margins.append(pair.margin)
+            self._sums["chosen_chars"] += len(pair.chosen)
+            self._sums["rejected_chars"] += len(pair.rejected)
+            self._sums["chosen_tokens"] += pair.chosen_tokens
+            self._sums["rejected_tokens"] += pair.rejected_tokens
+            self._sums["chosen_longer"] += len(pair.chosen) > len(pair.rejected)
+
+    def health(self) -> dict[str, object]:
+        """Return the figures, JSON-ready; see `pair_health`."""
+        means = {name: total / self.pairs if self.pairs else None for name, total in self._sums.items()}
+        longer = means.pop("chosen_longer")
+        return {
+            "pairs": self.pairs,
+            "dropped": dict(sorted(self.dropped.items())),
+            "mean_margin": fmean(self._margins) if self._margins else None,
+            "median_margin": float(np.median(self._margins)) if self._margins else None,
+            **{f"mean_{name}": mean for name, mean in means.items()},
+            "chosen_longer": longer,
+        }
+
+
 def pair_health(pairs: Sequence[PreferencePair], dropped: Mapping[str, int]) -> dict[str, object]:
     """Summarise the pairs of an iteration, JSON-ready.
 
     Margins are in points of reward, lengths in characters or tokens. `chosen_longer` is the share of pairs
     whose chosen text has more characters than the rejected one; equal lengths are not longer. Means, median
     and share are `None` without pairs.
-
-    Source: our choice, because answers that grow every iteration show first in the lengths of the pairs.
     """
-    margins = [pair.margin for pair in pairs if pair.margin is not None]
-    return {
-        "pairs": len(pairs),
-        "dropped": dict(sorted(dropped.items())),
-        "mean_margin": fmean(margins) if margins else None,
-        "median_margin": median(margins) if margins else None,
-        "mean_chosen_chars": fmean(len(pair.chosen) for pair in pairs) if pairs else None,
-        "mean_rejected_chars": fmean(len(pair.rejected) for pair in pairs) if pairs else None,
-        "mean_chosen_tokens": fmean(pair.chosen_tokens for pair in pairs) if pairs else None,
-        "mean_rejected_tokens": fmean(pair.rejected_tokens for pair in pairs) if pairs else None,
-        "chosen_longer": fmean(len(pair.chosen) > len(pair.rejected) for pair in pairs) if pairs else None,
-    }
+    figures = PairFigures()
+    figures.add(PairSelection(list(pairs), Counter(dropped)))
+    return figures.health()
 
 
 def _by_prompt(

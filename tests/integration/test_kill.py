@@ -27,8 +27,10 @@ def finished_rows(run_dir: Path) -> set[tuple[str, bytes]]:
         for name, path in artifacts(run_dir).items()
         for line in path.read_bytes().splitlines(True)
     }
-    for path in run_dir.glob("*/partial/*.jsonl"):
-        name = f"{path.parent.parent.name}/{path.name.split('.', 2)[2]}"
+    shards = [(path, path.parent) for path in run_dir.glob("*/partial/*.jsonl.shards/*.jsonl")]
+    for path, unfinished in [*shards, *((path, path) for path in run_dir.glob("*/partial/*.jsonl"))]:
+        file = unfinished.name.removesuffix(".shards").split(".", 2)[2]
+        name = f"{unfinished.parent.parent.name}/{file}"
         rows |= {(name, line) for line in path.read_bytes().splitlines(True) if line.endswith(b"\n")}
     return rows
 

@@ -150,7 +150,8 @@ def test_whatever_is_no_sound_score_is_unscored_with_its_reason(reply: str, reas
 
 
 @given(
-    rationale=st.text() | st.sampled_from(["Score: 1", "He said 3/5.", "评分：2"]),
+    rationale=st.text()
+    | st.sampled_from(["Score: 1", "He said 3/5.", "评分：2", "Score:", "Final rating (0-5) = "]),
     score=st.integers(0, 5) | st.sampled_from([0.5, 3.25, 4.5]),
     spelling=st.sampled_from(SPELLINGS),
     end=st.sampled_from(["", "\n", " \n\n", "\u200b"]),

@@ -1,13 +1,14 @@
 import time
 from collections import Counter
 from itertools import combinations
+from statistics import fmean, median
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfalign.pairs import PairSelection, Strategy, charge_length, make_pairs, pair_health
+from selfalign.pairs import PairFigures, PairSelection, Strategy, charge_length, make_pairs, pair_health
 from selfalign.records import Completion, FinishReason, Message, Prompt, content_id
 
 STRATEGIES: tuple[Strategy, ...] = ("best_worst", "best_random", "all")
@@ -323,6 +324,30 @@ def test_health_of_no_pairs_is_undefined_not_zero() -> None:
     assert health.pop("pairs") == 0
     assert health.pop("dropped") == {"equal_rewards": 3}
     assert set(health.values()) == {None}
+
+
+@given(st.lists(st.lists(st.sampled_from([0.0, 1.0, 1.3, 2.5, 5.0]), max_size=4), max_size=8))
+def test_figures_taken_prompt_by_prompt_are_those_of_all_pairs(groups: list[list[float]]) -> None:
+    """The oracle takes mean and median of lists."""
+    figures, pairs, dropped = PairFigures(), [], Counter[str]()
+    for number, rewards in enumerate(groups):
+        prompt = prompt_of(f"question {number}")
+        completions = [
+            completion_of(prompt, sample, "x" * (7 * sample % 4)) for sample in range(len(rewards))
+        ]
+        selection = select([prompt], completions, list(rewards), strategy="all")
+        figures.add(selection)
+        pairs += selection.pairs
+        dropped += selection.dropped
+    found = figures.health()
+    assert found == pair_health(pairs, dropped)
+    assert (found["pairs"], found["dropped"]) == (len(pairs), dropped)
+    assert figures.tokens == sum(pair.chosen_tokens + pair.rejected_tokens for pair in pairs)
+    margins = [pair.margin for pair in pairs if pair.margin is not None]
+    assert found["mean_margin"] == (fmean(margins) if pairs else None)
+    assert found["median_margin"] == (median(margins) if pairs else None)
+    lengths = [len(pair.rejected) for pair in pairs]
+    assert found["mean_rejected_chars"] == (fmean(lengths) if pairs else None)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ class PartialRows(Generic[R]):
         self._record = record
         self._row_key = row_key
         self._places: dict[str, tuple[int, int]] = {}
+        self._end = 0
         self._file: BinaryIO
 
     def __enter__(self) -> Self:
@@ -32,7 +33,6 @@ class PartialRows(Generic[R]):
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._path.open("a+b")
         self._file.seek(0)
-        end = 0
         for number, line in enumerate(self._file, start=1):
             if not line.endswith(b"\n"):
                 break
@@ -44,10 +44,9 @@ class PartialRows(Generic[R]):
                     path=self._path,
                     row=number,
                 ) from None
-            self._places[key] = (end, len(line))
-            end += len(line)
-        self._file.truncate(end)
-        self._file.seek(end)
+            self._places[key] = (self._end, len(line))
+            self._end += len(line)
+        self._file.truncate(self._end)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -72,10 +71,10 @@ class PartialRows(Generic[R]):
         if key in self._places:
             raise ValueError(f"row {key!r} was made twice")
         line = row.model_dump_json().encode() + b"\n"
-        offset = self._file.tell()
         self._file.write(line)
         self._file.flush()
-        self._places[key] = (offset, len(line))
+        self._places[key] = (self._end, len(line))
+        self._end += len(line)
 
     def sync(self) -> None:
         """Force what was appended to the disk."""
@@ -88,13 +87,14 @@ class PartialRows(Generic[R]):
     def write_ordered(self, path: Path, keys: Iterable[str]) -> None:
         """Write the rows of these keys, byte for byte, in this order, atomically."""
         with replacing(path) as temporary, temporary.open("wb") as file:
-            for key in keys:
-                file.write(self._line(key))
+            self.copy_ordered(file, keys)
+
+    def copy_ordered(self, file: BinaryIO, keys: Iterable[str]) -> None:
+        """Write the rows of these keys, byte for byte and in this order, to an open file."""
+        for key in keys:
+            file.write(self._line(key))
 
     def _line(self, key: str) -> bytes:
         offset, length = self._places[key]
-        end = self._file.tell()
         self._file.seek(offset)
-        line = self._file.read(length)
-        self._file.seek(end)
-        return line
+        return self._file.read(length)

@@ -1,15 +1,18 @@
 """Candidates: N sampled completions of every prompt."""
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from selfalign.config import SelfRewardingRecipe
 from selfalign.records import Completion, Prompt, content_id
 from selfalign.runs import Artifact, Run, Stage, Work
 from selfalign.runs.files import read_rows
+from selfalign.runs.work import Repeatable
 from selfalign.seeds import derive_seed
 from selfalign.stages.common import generation_settings, plain
 from selfalign.stages.complete import Ask, complete
+from selfalign.stages.join import together
 
 VERSION = 1
 
@@ -42,18 +45,18 @@ def sample_candidates(
     )
 
     def body(work: Work) -> dict[str, Any]:
-        asks = [
-            Ask(
-                content_id(work.stage, prompt.prompt_id, str(sample)),
-                prompt.prompt_id,
-                prompt.messages,
-                sample,
-                derive_seed(recipe.seed, work.stage, prompt.prompt_id, sample),
-            )
-            for prompt in read_rows(prompts.path, Prompt)
-            for sample in range(settings.n)
-        ]
-        complete(run, work, policy, asks, "candidates.jsonl", settings.sampling)
+        def asks() -> Iterator[Ask]:
+            for prompt in read_rows(prompts.path, Prompt):
+                for sample in range(settings.n):
+                    yield Ask(
+                        content_id(work.stage, prompt.prompt_id, str(sample)),
+                        prompt.prompt_id,
+                        prompt.messages,
+                        sample,
+                        derive_seed(recipe.seed, work.stage, prompt.prompt_id, sample),
+                    )
+
+        complete(run, work, policy, Repeatable(asks), "candidates.jsonl", settings.sampling)
         return _figures(work)
 
     return run.do(stage, body)
@@ -61,18 +64,18 @@ def sample_candidates(
 
 def _figures(work: Work) -> dict[str, Any]:
     finished: Counter[str] = Counter()
-    texts: dict[str, set[str | None]] = {}
-    rows = tokens = characters = 0
-    for row in read_rows(work.output("candidates.jsonl"), Completion):
-        finished[row.finish_reason] += 1
-        texts.setdefault(row.prompt_id, set()).add(row.text)
-        rows += 1
-        tokens += row.num_tokens
-        characters += len(row.text or "")
-    identical = sum(len(distinct) == 1 for distinct in texts.values())
-    if identical > len(texts) / 2:
+    prompts = identical = rows = tokens = characters = 0
+    candidates = read_rows(work.output("candidates.jsonl"), Completion)
+    for group in together(candidates, lambda row: row.prompt_id):
+        prompts += 1
+        identical += len({row.text for row in group}) == 1
+        finished.update(row.finish_reason for row in group)
+        rows += len(group)
+        tokens += sum(row.num_tokens for row in group)
+        characters += sum(len(row.text or "") for row in group)
+    if identical > prompts / 2:
         work.warn(
-            f"{identical} of {len(texts)} prompts got identical candidates; raise "
+            f"{identical} of {prompts} prompts got identical candidates; raise "
             "candidates.sampling.temperature"
         )
     if finished["prompt_too_long"]:

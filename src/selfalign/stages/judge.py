@@ -1,18 +1,20 @@
 """Judging: K judgments of every completion, by the policy itself or by a fixed judge."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from selfalign.config import BaseRecipe, Judge, SelfRewardingRecipe
-from selfalign.judging import health, load_rubric, one_score
-from selfalign.records import Completion, Judgment, Prompt
+from selfalign.judging import health_of_prompts, load_rubric, one_score
+from selfalign.records import Completion, Judgment
 from selfalign.runs import Artifact, Run, Stage, Work
 from selfalign.runs.files import hash_json, read_rows
+from selfalign.runs.work import Repeatable
 from selfalign.stages.base import base_model
 from selfalign.stages.common import generation_settings
 from selfalign.stages.compare import compare, comparisons_of
 from selfalign.stages.grader import Grader, Judged
+from selfalign.stages.join import by_prompt, together, with_judgments
 
 VERSION = 2
 
@@ -39,17 +41,21 @@ def judge_candidates(
     )
 
     def body(work: Work) -> dict[str, Any]:
-        by_id = {prompt.prompt_id: prompt for prompt in read_rows(prompts.path, Prompt)}
-        items = [
-            Judged(c.completion_id, c.prompt_id, by_id[c.prompt_id].messages, c.text)
-            for c in read_rows(candidates.path, Completion)
-            if c.text is not None
-        ]
+        items = Repeatable(lambda: _texts(prompts.path, candidates.path))
         figures = judge(run, work, by, items, "judgments.jsonl", settings)
         warn_of_one_score(work, figures)
         return figures
 
     return run.do(stage, body)
+
+
+def _texts(prompts: Path, candidates: Path) -> Iterator[Judged]:
+    """Read the candidates that have a text, with their prompts."""
+    rows = read_rows(candidates, Completion)
+    for prompt, completions in by_prompt(prompts, rows, lambda row: row.prompt_id, candidates):
+        for row in completions:
+            if row.text is not None:
+                yield Judged(row.completion_id, row.prompt_id, prompt.messages, row.text)
 
 
 def judge_of(run: Run[BaseRecipe], settings: Judge, policy: Artifact | None) -> dict[str, Artifact]:
@@ -71,7 +77,7 @@ def judge(
     run: Run[BaseRecipe],
     work: Work,
     by: dict[str, Artifact],
-    items: Sequence[Judged],
+    items: Iterable[Judged],
     output: str,
     settings: Judge,
 ) -> dict[str, Any]:
@@ -84,7 +90,7 @@ def judge(
         run: With the recipe.
         work: Of the stage.
         by: As `judge_of` returns it.
-        items: The texts.
+        items: The texts, a list or `Repeatable`; those of a prompt together.
         output: File name of the judgments.
         settings: How to judge.
 
@@ -96,8 +102,10 @@ def judge(
         compare(run.recipe, work, model, items, output, settings)
     else:
         _grade(run.recipe, work, model, items, output, settings)
-    lengths = {item.completion_id: len(item.text) for item in items}
-    figures = health(read_rows(work.output(output), Judgment), lengths)
+    figures = health_of_prompts(
+        [(len(item.text), judgments) for item, judgments in judged]
+        for judged in together(with_judgments(items, work.output(output)), lambda pair: pair[0].prompt_id)
+    )
     if figures["parse_rate"] is not None and figures["parse_rate"] < 0.5:
         work.warn(f"only {figures['parse_rate']:.0%} of the judgments could be parsed")
     return {"rows": figures["judgments"], **figures}
@@ -109,10 +117,10 @@ def judge_outputs(settings: Judge, output: str) -> tuple[str, ...]:
 
 
 def _grade(
-    recipe: BaseRecipe, work: Work, model: Path | None, items: Sequence[Judged], output: str, settings: Judge
+    recipe: BaseRecipe, work: Work, model: Path | None, items: Iterable[Judged], output: str, settings: Judge
 ) -> None:
     grader = Grader(recipe, settings, work.stage, model)
-    tasks = [grader.task(item, sample) for item in items for sample in range(settings.calls)]
+    tasks = Repeatable(lambda: (grader.task(i, sample) for i in items for sample in range(settings.calls)))
     work.map_rows(
         output,
         tasks,

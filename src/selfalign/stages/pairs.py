@@ -1,17 +1,21 @@
 """Preference pairs from candidates and judgments."""
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from selfalign.config import SelfRewardingRecipe
+from selfalign.config.self_rewarding import Pairs
 from selfalign.errors import NothingToTrainError
 from selfalign.judging import mean_rewards
-from selfalign.pairs import PairSelection, charge_length, pair_health
+from selfalign.pairs import PairFigures, PairSelection, charge_length
 from selfalign.pairs import make_pairs as pure_make_pairs
-from selfalign.records import Completion, Judgment, Prompt
+from selfalign.records import Completion, Judgment, PreferencePair, Prompt
 from selfalign.runs import Artifact, Run, Stage, Work
 from selfalign.runs.files import read_rows, write_rows
 from selfalign.seeds import derive_seed
 from selfalign.stages.common import plain
+from selfalign.stages.join import by_prompt, with_judgments
 
 VERSION = 1
 
@@ -44,42 +48,54 @@ def make_pairs(
     )
 
     def body(work: Work) -> dict[str, Any]:
-        completions = list(read_rows(candidates.path, Completion))
-        rewards = dict.fromkeys((c.completion_id for c in completions), None) | mean_rewards(
-            read_rows(judgments.path, Judgment)
-        )
-        asked = list(read_rows(prompts.path, Prompt))
+        seed = derive_seed(run.recipe.seed, work.stage)
+        made, uncontrolled = PairFigures(), PairFigures()
+        controlled = bool(settings.length_cost or settings.near_best)
+        without = settings.model_copy(update={"length_cost": 0.0, "near_best": 0.0})
 
-        def select(length_cost: float, near_best: float) -> PairSelection:
-            return pure_make_pairs(
-                asked,
-                completions,
-                charge_length(rewards, completions, length_cost),
-                strategy=settings.strategy,
-                min_margin=settings.min_margin,
-                keep_truncated=settings.keep_truncated,
-                seed=derive_seed(run.recipe.seed, work.stage),
-                near_best=near_best,
-            )
+        def pairs() -> Iterator[PreferencePair]:
+            texts = with_judgments(read_rows(candidates.path, Completion), judgments.path)
+            answered = by_prompt(prompts.path, texts, lambda text: text[0].prompt_id, candidates.path)
+            for prompt, judged in answered:
+                selection = _select(prompt, judged, settings, seed)
+                made.add(selection)
+                if controlled:
+                    uncontrolled.add(_select(prompt, judged, without, seed))
+                yield from selection.pairs
+            if not made.pairs:
+                raise NothingToTrainError(_no_pairs(work.stage, made.dropped))
 
-        selection = select(settings.length_cost, settings.near_best)
-        if not selection.pairs:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(selection.dropped.items()))
-            raise NothingToTrainError(
-                f"{work.stage}: no pair is left after judging ({reasons}). Ways out: more prompts or "
-                "candidates, more judge.samples so that rewards tie less, a lower pairs.min_margin, "
-                "a longer candidates.sampling.max_new_tokens; then run again with --update"
-            )
-        write_rows(work.output("pairs.jsonl"), selection.pairs)
-        uncontrolled = {}
-        if settings.length_cost or settings.near_best:
-            plain_selection = select(0.0, 0.0)
-            uncontrolled = {"uncontrolled": pair_health(plain_selection.pairs, plain_selection.dropped)}
-        return {
-            "rows": len(selection.pairs),
-            "tokens": sum(p.chosen_tokens + p.rejected_tokens for p in selection.pairs),
-            **pair_health(selection.pairs, selection.dropped),
-            **uncontrolled,
-        }
+        rows = write_rows(work.output("pairs.jsonl"), pairs())
+        figures = {"rows": rows, "tokens": made.tokens, **made.health()}
+        return figures | ({"uncontrolled": uncontrolled.health()} if controlled else {})
 
     return run.do(stage, body)
+
+
+def _select(
+    prompt: Prompt, judged: Sequence[tuple[Completion, Sequence[Judgment]]], settings: Pairs, seed: int
+) -> PairSelection:
+    """Pair the completions of a prompt by their judgments; one without any is unscored."""
+    completions = [completion for completion, _ in judged]
+    rewards = dict.fromkeys((c.completion_id for c in completions), None) | mean_rewards(
+        judgment for _, judgments in judged for judgment in judgments
+    )
+    return pure_make_pairs(
+        [prompt],
+        completions,
+        charge_length(rewards, completions, settings.length_cost),
+        strategy=settings.strategy,
+        min_margin=settings.min_margin,
+        keep_truncated=settings.keep_truncated,
+        seed=seed,
+        near_best=settings.near_best,
+    )
+
+
+def _no_pairs(stage: str, dropped: Counter[str]) -> str:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
+    return (
+        f"{stage}: no pair is left after judging ({reasons}). Ways out: more prompts or "
+        "candidates, more judge.samples so that rewards tie less, a lower pairs.min_margin, "
+        "a longer candidates.sampling.max_new_tokens; then run again with --update"
+    )

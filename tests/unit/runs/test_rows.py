@@ -64,6 +64,19 @@ def test_rows_are_written_in_the_order_asked_for_byte_for_byte(tmp_path):
     assert (tmp_path / "some.jsonl").read_bytes() == ROWS[2].model_dump_json().encode() + b"\n"
 
 
+def test_rows_are_added_to_an_open_file_and_more_may_follow(tmp_path):
+    with opened(tmp_path / "x.jsonl") as rows, (tmp_path / "all.jsonl").open("wb") as file:
+        for row in ROWS[:2]:
+            rows.append(row)
+        rows.copy_ordered(file, ["k1"])
+        for row in ROWS[2:]:
+            rows.append(row)
+        rows.copy_ordered(file, ["k0", *KEYS[2:]])
+    one, two, *rest = LINES.splitlines(keepends=True)
+    assert (tmp_path / "all.jsonl").read_bytes() == two + one + b"".join(rest)
+    assert (tmp_path / "x.jsonl").read_bytes() == LINES
+
+
 def test_a_key_without_a_row_leaves_no_final_file(tmp_path):
     with opened(tmp_path / "x.jsonl") as rows, pytest.raises(KeyError):
         rows.write_ordered(tmp_path / "final.jsonl", ["k0"])

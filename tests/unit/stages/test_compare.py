@@ -102,3 +102,11 @@ def test_texts_are_scored_by_the_others_of_their_prompt_that_they_beat(
     assert list(found) == [item.completion_id for item in items]
     assert len(engine.asked) == 2 * (3 + 1)
     assert len(list(read_rows(tmp_path / "judgments_comparisons.jsonl", Comparison))) == 4
+
+
+def test_texts_of_a_prompt_have_to_stand_together(tmp_path: Path):
+    work = Work("stage", tmp_path, "stage", EventLog(tmp_path / "events.jsonl"))
+    items = [Judged(name, name[0], PROMPT, "x") for name in ("p1", "q1", "p2")]
+    with pytest.raises(ValueError, match="the rows of p do not stand together"):
+        compare(SelfRewardingRecipe(), work, None, items, "judgments.jsonl", Judge(method="pairwise"))
+    assert not (tmp_path / "judgments_comparisons.jsonl").exists()
