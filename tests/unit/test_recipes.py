@@ -207,6 +207,19 @@ def test_every_problem_is_told_at_once():
         (["prompts.sampling.temperature=0"], "prompts.sampling.temperature is 0: greedy samples"),
         (["judge.sampling.temperature=0"], "judge: sampling.temperature is 0: greedy samples"),
         (
+            ["judge={structured: true, method: expected}"],
+            "judge: structured is for method: sampled; expected",
+        ),
+        (
+            ["judge={structured: true, method: pairwise}"],
+            "judge: structured is for method: sampled; pairwise",
+        ),
+        (
+            ["judge={structured: true, method: expected_after_rationale}"],
+            "judge: structured is for method: sampled; expected_after_rationale",
+        ),
+        (["judge={structured: true, reply_start: 'Score:'}"], "judge: structured and reply_start both shape"),
+        (
             ["method=rlcd", "judge={samples: 3, sampling: {temperature: 0}}"],
             "judge: sampling.temperature is 0: greedy samples",
         ),

@@ -84,7 +84,7 @@ class EngineSettings(Section):
     for tests and trials."""
     serve: Serve | None = None
     """The server that `kind: server` starts."""
-    batch_size: PositiveInt = 64
+    batch_size: PositiveInt = 128
     """Sequences decoded at once, at most."""
     batch_tokens: PositiveInt = 65536
     """Tokens of prompts and completions held at once; long prompts make smaller batches."""
@@ -193,6 +193,9 @@ class Judge(Section):
     reply_start: str = ""
     """Words that every reply is made to begin with, such as `Score:`; for models too small to keep to the
     form that the rubric asks for."""
+    structured: bool = False
+    """Hold each sampled judgment to a rationale and then a score from 0 to 5: vLLM by a regular expression,
+    an API by a JSON schema; a reply that still has no score gets one drawn after it, except behind an API."""
     sampling: Sampling = Sampling(max_new_tokens=256)
 
     @property
@@ -209,6 +212,14 @@ class Judge(Section):
     def _judgments_differ(self) -> Self:
         if self.calls > 1 and self.sampling.temperature == 0:
             raise ValueError("sampling.temperature is 0: greedy samples would all be the same")
+        return self
+
+    @model_validator(mode="after")
+    def _structure_has_replies_to_hold(self) -> Self:
+        if self.structured and self.method != "sampled":
+            raise ValueError(f"structured is for method: sampled; {self.method} reads no score from a reply")
+        if self.structured and self.reply_start:
+            raise ValueError("structured and reply_start both shape a reply: leave one out")
         return self
 
     @model_validator(mode="after")

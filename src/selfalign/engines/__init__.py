@@ -4,12 +4,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from selfalign.config import Endpoint, EngineSettings, Policy
-from selfalign.engines.protocol import Choice, ChoiceRequest, Engine, Generation, GenerationRequest
+from selfalign.engines.protocol import Choice, ChoiceRequest, Engine, Form, Generation, GenerationRequest
 
 __all__ = [
     "Choice",
     "ChoiceRequest",
     "Engine",
+    "Form",
     "Generation",
     "GenerationRequest",
     "close_engine",

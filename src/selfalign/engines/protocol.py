@@ -1,11 +1,21 @@
 """What every engine does: requests in, generations out, in any order, joined by key."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from selfalign.config import Sampling
 from selfalign.records import FinishReason, Messages
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a reply has to be like, in the words of each kind of server that can hold a model to it."""
+
+    pattern: str
+    """Regular expression of the whole reply."""
+    schema: Mapping[str, Any]
+    """JSON schema of a reply that is JSON in its place."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +29,8 @@ class GenerationRequest:
     """Shapes the draw: same model, messages, sampling and seed give the same text."""
     reply_start: str = ""
     """Words that the assistant's turn already begins with; the generation goes on from them."""
+    form: Form | None = None
+    """What the reply is held to where the engine has a way; another engine draws it freely."""
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,8 @@ class ServedEngine:
                 return too_long
             body = self._body(prompt, room, sampling.temperature)
             body |= {"top_p": sampling.top_p, "seed": request.seed % _SEEDS, **self._stop}
+            if request.form is not None:
+                body["structured_outputs"] = {"regex": request.form.pattern}
             answer = await session.post("/completions", body, _Completion)
             if answer is None:
                 return too_long
@@ -197,13 +199,26 @@ class EndpointEngine:
 
         The seed is sent where the API takes one; most promise no more than to try to repeat a draw. Tokens
         are those that the API counts. A reply that ended in any other way than by the model's own end of
-        turn, such as one that was filtered, counts as cut: `length`.
+        turn, such as one that was filtered, counts as cut: `length`. One that is held to a form is JSON.
+
+        Raises:
+            ServerError: The API refuses a request, such as one for a form.
         """
 
         async def draw(session: Session, request: GenerationRequest) -> Generation:
             body = self._body(request.messages, request.reply_start, sampling.max_new_tokens)
             body |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
-            answer = await self._ask(session, body, request.seed)
+            if request.form is not None:
+                schema = {"name": "reply", "strict": True, "schema": request.form.schema}
+                body["response_format"] = {"type": "json_schema", "json_schema": schema}
+            try:
+                answer = await self._ask(session, body, request.seed)
+            except RefusedError as refusal:
+                if request.form is None or not re.search("response_format|json_schema", refusal.reason):
+                    raise
+                raise ServerError(
+                    f"{refusal}. {self._model} can't be held to a form there: set judge.structured: false"
+                ) from refusal
             if answer is None:
                 return Generation(request.key, None, "prompt_too_long", 0)
             [reply] = answer.choices

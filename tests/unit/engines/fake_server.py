@@ -9,6 +9,7 @@ import json
 import math
 import os
 import random
+import re
 import select
 import subprocess
 import sys
@@ -116,6 +117,8 @@ class FakeServer:
 
     def _completion(self, body: Any) -> tuple[Any, int]:
         text, finish, num_tokens = _words(body["prompt"], body)
+        if "structured_outputs" in body:
+            text, finish, num_tokens = _held(text.split(), body)
         choice: dict[str, Any] = {"text": text, "finish_reason": finish, "stop_reason": None}
         if finish == "stop" and body.get("stop_token_ids"):
             choice["stop_reason"] = body["stop_token_ids"][0]
@@ -127,6 +130,9 @@ class FakeServer:
 
     def _chat(self, body: Any) -> tuple[Any, int]:
         text, finish, num_tokens = _words(body["messages"], body)
+        if "response_format" in body:
+            scores = _schema_of(body)["properties"]["score"]["enum"]
+            text = json.dumps({"rationale": text, "score": scores[len(text) % len(scores)]})
         if self.reply:
             text, finish = self.reply(body)
         choice: dict[str, Any] = {"message": {"content": text}, "finish_reason": finish, "logprobs": None}
@@ -214,6 +220,23 @@ def _words(prompt: Any, body: Any) -> tuple[str, str, int]:
     if len(words) < body["max_tokens"]:
         return " ".join(words), "stop", len(words) + 1
     return " ".join(words[: body["max_tokens"]]), "length", body["max_tokens"]
+
+
+def _held(words: list[str], body: Any) -> tuple[str, str, int]:
+    """Say as many words as the regular expression takes, and then a line that it takes."""
+    held = re.compile(body["structured_outputs"]["regex"])
+    lines = [f"Score: {(len(words) + n) % 10}" for n in range(10)]
+    texts = (f"{' '.join(words[:n])}\n{line}" for n in range(len(words), -1, -1) for line in lines)
+    said = next(text for text in texts if held.fullmatch(text)).split(" ")
+    if len(said) < body["max_tokens"]:
+        return " ".join(said), "stop", len(said) + 1
+    return " ".join(said[: body["max_tokens"]]), "length", body["max_tokens"]
+
+
+def _schema_of(body: Any) -> Any:
+    asked = body["response_format"]
+    assert (asked["type"], asked["json_schema"]["strict"]) == ("json_schema", True)
+    return asked["json_schema"]["schema"]
 
 
 DIGITS = range(15, 25)

@@ -1,5 +1,6 @@
 import json
 import random
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 from fake_server import BAD_JSON, BROKEN, FakeServer, Fault
 
 from selfalign.config import Endpoint, Policy, Sampling, Serve
-from selfalign.engines import ChoiceRequest, Engine, Generation, GenerationRequest, http
+from selfalign.engines import ChoiceRequest, Engine, Form, Generation, GenerationRequest, http
 from selfalign.engines.server import ServedEngine, _end_ids, _without_start, connect
 from selfalign.errors import ServerError
 from selfalign.models.chat import Chat
@@ -17,6 +18,7 @@ from selfalign.records import Message
 
 SAMPLING = Sampling(temperature=1.0, max_new_tokens=30)
 SCORES = tuple("012345")
+FORM = Form(r"([a-z ]{0,20}\n)?Score: [0-5]", {"properties": {"score": {"enum": [3]}}})
 
 
 @pytest.fixture(autouse=True)
@@ -39,8 +41,10 @@ def served(server: FakeServer, chat: Chat, ends: set[int] | None = None, **setti
     return ServedEngine(running, Serve(python="python", **settings), chat, ends)
 
 
-def ask(text: str, key: str = "one", seed: int = 0, reply_start: str = "") -> GenerationRequest:
-    return GenerationRequest(key, (Message(role="user", content=text),), seed, reply_start)
+def ask(
+    text: str, key: str = "one", seed: int = 0, reply_start: str = "", form: Form | None = None
+) -> GenerationRequest:
+    return GenerationRequest(key, (Message(role="user", content=text),), seed, reply_start, form)
 
 
 def choice(
@@ -74,6 +78,17 @@ def test_a_served_model_is_asked_by_the_ids_of_its_chat_format(chat: Chat):
     }
     assert found.key == "one"
     assert found.num_tokens == len((found.text or "").split())
+
+
+def test_a_served_model_is_held_to_a_form_by_its_regular_expression(chat: Chat):
+    requests = [ask("judge", str(seed), seed, form=FORM if seed % 2 else None) for seed in range(20)]
+    with FakeServer() as server:
+        found = {g.key: g.text for g in served(server, chat).generate(requests, SAMPLING)}
+    bodies = {seen.body["seed"]: seen.body for seen in server.seen}
+    for seed in range(20):
+        held = seed % 2 == 1
+        assert bodies[seed].get("structured_outputs") == ({"regex": FORM.pattern} if held else None)
+        assert (re.fullmatch(FORM.pattern, found[str(seed)] or "") is not None) == held
 
 
 def test_the_end_of_turn_is_not_counted(chat: Chat):
@@ -217,6 +232,32 @@ def test_an_api_without_seeds_gets_none_after_it_has_said_so():
         found = list(api(server, concurrency=1).generate(many(5), SAMPLING))
     assert len(found) == 5
     assert ["seed" in seen.body for seen in server.seen] == [True, *[False] * 5]
+
+
+@pytest.mark.parametrize("refuses", [None, "seed"])
+def test_an_api_is_held_to_a_form_by_its_schema(refuses: str | None):
+    with FakeServer(refuses=refuses) as server:
+        [found] = api(server).generate([ask("judge", form=FORM)], SAMPLING)
+        list(api(server).generate([ask("judge")], SAMPLING))
+    schema = {"name": "reply", "strict": True, "schema": FORM.schema}
+    asked = [seen.body.get("response_format") for seen in server.seen]
+    assert asked[0] == {"type": "json_schema", "json_schema": schema}
+    assert asked[-1] is None
+    assert json.loads(found.text or "")["score"] == 3
+
+
+def test_an_api_that_takes_no_schema_is_told_of_with_the_way_out():
+    with FakeServer(refuses="response_format") as server:
+        engine = api(server, concurrency=1)
+        with pytest.raises(ServerError, match=r"response_format.*judge can't .*judge\.structured: false"):
+            list(engine.generate([ask("judge", form=FORM)], SAMPLING))
+        assert list(engine.generate([ask("judge")], SAMPLING))
+
+
+def test_another_refusal_is_no_matter_of_the_form():
+    with FakeServer(refuses="top_p") as server, pytest.raises(ServerError, match="top_p") as caught:
+        list(api(server).generate([ask("judge", form=FORM)], SAMPLING))
+    assert "structured" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

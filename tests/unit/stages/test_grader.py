@@ -72,6 +72,73 @@ def test_after_the_last_attempt_a_judgment_stays_unscored(grade: Any):
     assert (judgment.score, judgment.reason, judgment.text) == (None, "no_score", "hm")
 
 
+def test_a_structured_reply_without_a_score_gets_one_drawn_after_its_rationale(grade: Any):
+    said = {"first": ["It is clear.\nScore: 4"], "second": ["It goes on and"]}
+    engine = FakeEngine(said, {"second": [0, 0, 1e-9, 0, 0, 0]})
+    found = grade(engine, Judge(samples=1, retries=2, structured=True))
+    (first,), (second,) = found["first"], found["second"]
+    assert (first.score, first.text, first.attempts) == (4, "It is clear.\nScore: 4", 1)
+    assert (second.score, second.text, second.attempts) == (2, "It goes on and\nScore: 2", 1)
+    assert (second.reason, second.mass) == (None, None)
+    assert [request.reply_start for request in engine.chosen] == ["It goes on and\nScore:"]
+    assert all(request.form is not None for request in engine.generated)
+
+
+@pytest.mark.parametrize("said", ["Good.\nScore: 4 or 5", "Good.\nScore: 9", "Good.\nScore: 8/10"])
+def test_a_score_that_is_none_gives_way_to_a_drawn_one(grade: Any, said: str):
+    ones = {text: [0.0, 0.9, 0, 0, 0, 0] for text in ("first", "second")}
+    engine = FakeEngine({"first": [said], "second": [""]}, ones)
+    found = grade(engine, Judge(samples=1, structured=True))
+    assert [found[text][0].text for text in ("first", "second")] == ["Good.\nScore: 1", "Score: 1"]
+
+
+def test_samples_of_one_reply_draw_their_scores_each_for_itself(grade: Any):
+    said = {text: ["It goes on"] * 20 for text in ("first", "second")}
+    engine = FakeEngine(said, {text: [0.1] * 6 for text in said})
+    found = grade(engine, Judge(samples=20, structured=True))
+    drawn = [[judgment.score for judgment in judgments] for judgments in found.values()]
+    assert drawn[0] != drawn[1]
+    assert all(len(set(scores)) > 3 for scores in drawn)
+
+
+@pytest.mark.parametrize("probabilities", [None, [0.0] * 6])
+def test_where_no_score_can_be_drawn_a_structured_judgment_is_asked_for_again(
+    grade: Any, probabilities: list[float] | None
+):
+    engine = FakeEngine({"first": ["hm", "Score: 3"], "second": ["hm", "so"]}, {})
+    engine.probabilities = dict.fromkeys(("first", "second"), probabilities)
+    found = grade(engine, Judge(samples=1, retries=1, structured=True))
+    (first,), (second,) = found["first"], found["second"]
+    assert (first.score, first.attempts) == (3, 2)
+    assert (second.score, second.reason, second.text, second.attempts) == (None, "no_score", "so", 2)
+
+
+def test_without_structure_nothing_is_held_or_drawn(grade: Any):
+    engine = FakeEngine({"first": ["hm"], "second": ["hm"]}, {})
+    assert grade(engine, Judge(samples=1, retries=0))["first"][0].score is None
+    assert not engine.chosen
+    assert all(request.form is None for request in engine.generated)
+
+
+def test_an_api_answers_in_json_and_nothing_is_drawn_after_it(monkeypatch: pytest.MonkeyPatch):
+    said = {
+        "first": ['{"rationale": "So it is.", "score": 3}'],
+        "second": ['{"rationale": "Bad. Score: 5', '{"rationale": "Bad.", "score": 0}'],
+    }
+    engine = FakeEngine(said, {})
+    settings = Judge(
+        structured=True, samples=1, retries=1, endpoint=Endpoint(url="http://127.0.0.1:1/v1", model="large")
+    )
+    monkeypatch.setattr(grader, "open_endpoint", lambda _: engine)
+    judge = Grader(SelfRewardingRecipe(), settings, "stage", None)
+    found = {judgment.completion_id: judgment for judgment in judge([judge.task(item, 0) for item in ITEMS])}
+    assert (found["first"].score, found["first"].text) == (3, "So it is.\nScore: 3")
+    assert (found["second"].score, found["second"].text) == (0, "Bad.\nScore: 0")
+    assert [found[text].attempts for text in ("first", "second")] == [1, 2]
+    assert not engine.chosen
+    assert all(request.form is not None for request in engine.generated)
+
+
 def test_an_expected_score_is_read_without_decoding(grade: Any):
     engine = FakeEngine({}, {"first": [0, 0, 0, 0.2, 0.2, 0], "second": [0.001] * 6})
     found = grade(engine, Judge(method="expected"))
