@@ -17,7 +17,7 @@ import torch
 
 from selfalign.config import EngineSettings, Policy, Sampling, Serve
 from selfalign.engines import GenerationRequest, open_engine
-from selfalign.models.load import load_chat, load_model
+from selfalign.models.load import compute_dtype, load_chat, load_model
 from selfalign.records import Message
 
 FILE = "self_instruct/user_oriented_instructions.jsonl"
@@ -27,7 +27,7 @@ VLLM_ARGUMENTS = (
 )
 TEMPERATURE = 0.7
 TOP_P = 0.9
-Side = Literal["ours", "one by one", "static 16", "static 32", "static 64", "vLLM"]
+Side = Literal["ours", "one by one", "static 64", "static 128", "vLLM"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Job:
     """A model directory."""
     vllm: str | None = None
     """Python of an environment with vLLM, which the side of that name needs."""
+    every: int = 1
+    """Of how many prompts one is taken."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,12 @@ class Measurement:
     """Without loading and tokenising; ours tokenises in it."""
     peak_bytes: int | None
     """Most memory that was resident, libraries and weights included; `None` for a server's."""
+
+
+def precision() -> Literal["bfloat16", "float32"]:
+    """Return the type that all sides compute in: bfloat16 where the processor has it."""
+    fast = compute_dtype(Policy(device="cpu"), torch.device("cpu")) == torch.bfloat16
+    return "bfloat16" if fast else "float32"
 
 
 def measure(job: Job) -> Measurement:
@@ -79,7 +87,7 @@ def measure(job: Job) -> Measurement:
 def read_prompts(job: Job) -> list[str]:
     """Return the job's prompts, in the order of the file: instructions with their first inputs."""
     lines = (Path(job.data) / FILE).read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines[job.first : job.first + job.prompts]]
+    rows = [json.loads(line) for line in lines[job.first : job.first + job.prompts : job.every]]
     return ["\n\n".join(filter(None, (r["instruction"], r["instances"][0]["input"]))) for r in rows]
 
 
@@ -89,7 +97,7 @@ Generate = Callable[[int, int], list[list[int]]]
 
 def _engine(job: Job, asked: Sequence[tuple[Message, ...]]) -> Generate:
     """Generate with our engine, or with vLLM as our server engine asks it."""
-    policy = Policy(device="cpu", precision="bfloat16")
+    policy = Policy(device="cpu", precision=precision())
     settings = EngineSettings()
     if job.side == "vLLM":
         settings = EngineSettings(kind="server", serve=Serve(python=job.vllm, arguments=VLLM_ARGUMENTS))
@@ -109,7 +117,7 @@ def _engine(job: Job, asked: Sequence[tuple[Message, ...]]) -> Generate:
 
 
 def _transformers(job: Job, prompts: Sequence[tuple[int, ...]], tokenizer: Any) -> Generate:
-    model = load_model(Path(job.model), Policy(device="cpu"), torch.bfloat16).eval()
+    model = load_model(Path(job.model), Policy(device="cpu"), getattr(torch, precision())).eval()
     ends = sorted(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
     sequences = job.samples if job.side == "one by one" else int(job.side.removeprefix("static "))
     together = max(1, sequences // job.samples)

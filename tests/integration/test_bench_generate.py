@@ -43,8 +43,8 @@ def test_sides_take_turns_chunk_by_chunk_and_ratios_are_ours_over_theirs():
 )
 def test_sides_that_did_other_work_are_refused(tokens: dict[str, list[int]]):
     other = replace(MEASURED, tokens=tokens)
-    with pytest.raises(bench_generate.UnequalError, match="static 16"):
-        bench_generate.compare(JOBS, lambda job: other if job.side == "static 16" else MEASURED)
+    with pytest.raises(bench_generate.UnequalError, match="static 64"):
+        bench_generate.compare(JOBS, lambda job: other if job.side == "static 64" else MEASURED)
 
 
 def test_a_worker_that_dies_ends_the_run_with_the_last_line_it_said():
@@ -62,7 +62,7 @@ def test_missing_data_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_all_sides_answer_the_same_prompts(tiny_model: Path):
     measured = [
         measure(Job(side, 1, 3, 2, 3, str(DATA), str(tiny_model)))
-        for side in ("ours", "one by one", "static 16")
+        for side in ("ours", "one by one", "static 64")
     ]
     for one in measured:
         assert one.tokens.keys() == measured[0].tokens.keys()
