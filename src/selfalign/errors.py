@@ -55,3 +55,11 @@ class NothingToTrainError(SelfAlignError, RuntimeError):
 
 class TrainingError(SelfAlignError, ArithmeticError):
     """Training met a loss or gradient that is not finite; no model was saved."""
+
+
+class SandboxError(SelfAlignError, RuntimeError):
+    """Programs that a model wrote can't be run safely here, so they are not run."""
+
+
+class EvaluationError(SelfAlignError, RuntimeError):
+    """A benchmark can't be run as asked, or a model's answers to it mean nothing; no score is given."""
