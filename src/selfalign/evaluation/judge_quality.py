@@ -7,10 +7,11 @@ because the replies of a prompt are not independent of each other.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from typing_extensions import TypedDict
 
 from selfalign.records import RankedPrompt
 
