@@ -7,7 +7,7 @@ once for its N samples; rows that have finished leave the batch, and others ente
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from selfalign.models.attention import NAME
 from selfalign.models.load import compute_dtype, load_chat, load_model, pick_device
 from selfalign.models.logps import CompletionLogps
 from selfalign.models.packing import TokenSequence, micro_batches
-from selfalign.records import FinishReason
+from selfalign.records import FinishReason, Message
 
 _ENTER_SHARE = 0.125
 """Rows enter when they make up this share of the batch or more, as each time costs a copy of it."""
@@ -37,6 +37,21 @@ _ROW_TOKENS = 8192
 """Tokens of a packed row in which choices are scored."""
 
 
+@dataclass(frozen=True)
+class _Ends:
+    """What ends a completion and is left out of it."""
+
+    tokens: frozenset[int]
+    turn: tuple[int, ...] = ()
+    """Token ids in a row."""
+    texts: tuple[str, ...] = ()
+
+    @property
+    def text_tokens(self) -> int:
+        """Return how many last tokens hold any of the texts; a token is at least a byte."""
+        return max((len(text.encode()) for text in self.texts), default=0) + 1
+
+
 @dataclass
 class _Row:
     """One sequence being decoded."""
@@ -44,6 +59,7 @@ class _Row:
     key: str
     prompt: tuple[int, ...]
     uniforms: np.ndarray[Any, np.dtype[np.float32]]
+    ends: _Ends
     new: list[int] = field(default_factory=list)
     finish: FinishReason | None = None
 
@@ -68,14 +84,30 @@ class LocalEngine:
         self._logps: CompletionLogps | None = None
         self._context: int = self._model.config.max_position_embeddings
         eos = self._model.generation_config.eos_token_id
+        eos = set(eos if isinstance(eos, list) else [eos]) | {self.tokenizer.eos_token_id}
+        self._text_ends = _Ends(frozenset(eos - {None}))
         # A control token of any kind ends the turn: a base model may open the next one instead of closing
         # this one.
-        added = self._chat.tokenizer.added_tokens_decoder.items()
+        added = self.tokenizer.added_tokens_decoder.items()
         special = {token_id for token_id, token in added if token.special}
-        self._eos = (set(eos if isinstance(eos, list) else [eos]) | special) - {None}
+        self._turn_ends = _Ends(self._text_ends.tokens | special, self._chat.end_of_turn)
         # Columns that are not a row's own would eat into the window of layers that look back only so far:
         # there no prefix is shared, and no row enters before all have left.
         self._plain = is_plain(DynamicCache(config=self._model.config))
+
+    @property
+    def tokenizer(self) -> Any:
+        """Return the tokenizer, which has a chat template."""
+        return self._chat.tokenizer
+
+    @property
+    def max_length(self) -> int:
+        """Return the number of tokens that the model has positions for."""
+        return self._context
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """Return the text of a prompt, up to where the assistant's own words begin."""
+        return self._chat.render(messages)
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> Iterator[Generation]:
@@ -88,7 +120,29 @@ class LocalEngine:
                 yield Generation(request.key, None, "prompt_too_long", 0)
                 continue
             uniforms = np.random.default_rng(request.seed).random(room, dtype=np.float32)
-            rows.append(_Row(request.key, prompt, uniforms))
+            rows.append(_Row(request.key, prompt, uniforms, self._turn_ends))
+        yield from self._decode_all(rows, sampling)
+
+    @torch.inference_mode()
+    def complete(
+        self, prompts: Sequence[Sequence[int]], *, stop: Sequence[str], max_new_tokens: int, chat: bool
+    ) -> list[Generation]:
+        """Return the likeliest words after each prompt of token ids, in the order of the prompts.
+
+        Args:
+            prompts: Each leaves room for `max_new_tokens`.
+            stop: Texts that end a completion, besides the end of text; they and what follows are left out.
+            max_new_tokens: Of each completion.
+            chat: Whether the end of the turn, and any other control token, ends a completion too.
+        """
+        ends = replace(self._turn_ends if chat else self._text_ends, texts=tuple(filter(None, stop)))
+        uniforms = np.zeros(max_new_tokens, dtype=np.float32)
+        rows = [_Row(str(place), tuple(ids), uniforms, ends) for place, ids in enumerate(prompts)]
+        greedy = Sampling(temperature=0, max_new_tokens=max_new_tokens)
+        found = {generation.key: generation for generation in self._decode_all(rows, greedy)}
+        return [found[str(place)] for place in range(len(prompts))]
+
+    def _decode_all(self, rows: list[_Row], sampling: Sampling) -> Iterator[Generation]:
         # The longest first: whoever enters later fits into the columns of those who are there.
         rows.sort(key=lambda row: (-len(row.prompt), row.prompt))
         shared = _shared_prefix([row.prompt for row in rows]) if self._plain else 0
@@ -117,6 +171,22 @@ class LocalEngine:
             for request, spelled, _ in batch:
                 likelihoods, found = found[: len(spelled)], found[len(spelled) :]
                 yield Choice(request.key, by_choice(spelled, likelihoods, len(request.choices)))
+
+    @torch.inference_mode()
+    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[tuple[float, bool]]:
+        """Return the log-probability of each continuation, and whether it is the likeliest, token by token.
+
+        Args:
+            pairs: Context and continuation as token ids, neither empty; together at most one token longer
+                than the model has positions for.
+        """
+        sequences = [TokenSequence(tuple(context), tuple(continuation)) for context, continuation in pairs]
+        found: dict[int, tuple[float, bool]] = {}
+        with self._packing() as logps:
+            for batch in _scored_together(sequences, packed=logps.not_packed is None):
+                sums, greedy = logps.with_greedy([sequences[place] for place in batch])
+                found.update(zip(batch, zip(sums.tolist(), greedy.tolist(), strict=True), strict=True))
+        return [found[place] for place in range(len(pairs))]
 
     @contextmanager
     def _packing(self) -> Iterator[CompletionLogps]:
@@ -246,26 +316,48 @@ class LocalEngine:
 
     def _advance(self, row: _Row, token: int) -> bool:
         """Add a token to a row and return whether the row is finished."""
-        end = self._chat.end_of_turn
+        ends = row.ends
         row.new.append(token)
-        if token in self._eos:
+        if token in ends.tokens:
             del row.new[-1:]
             row.finish = "stop"
-        elif tuple(row.new[-len(end) :]) == end:
-            del row.new[-len(end) :]
+        elif ends.turn and tuple(row.new[-len(ends.turn) :]) == ends.turn:
+            del row.new[-len(ends.turn) :]
+            row.finish = "stop"
+        elif ends.texts and self._has_stopped(row):
             row.finish = "stop"
         elif len(row.new) == len(row.uniforms):
             row.finish = "length"
         return row.finish is not None
 
+    def _has_stopped(self, row: _Row) -> bool:
+        """Say whether the last words hold a text that ends the row, be it spelled by a control token."""
+        last = self.tokenizer.decode(row.new[-row.ends.text_tokens :], clean_up_tokenization_spaces=False)
+        return any(text in last for text in row.ends.texts)
+
     def _generation(self, row: _Row) -> Generation:
         assert row.finish is not None  # noqa: S101 -- only finished rows are given out
-        return Generation(row.key, self._chat.text(row.new), row.finish, len(row.new))
+        text = self._chat.text(row.new)
+        for end in row.ends.texts:
+            text = text.partition(end)[0]
+        return Generation(row.key, text, row.finish, len(row.new))
 
 
 def _live(rows: Sequence[_Row]) -> list[int]:
     """Return the places of the unfinished rows."""
     return [i for i, row in enumerate(rows) if row.finish is None]
+
+
+def _scored_together(sequences: Sequence[TokenSequence], *, packed: bool) -> Iterator[list[int]]:
+    """Yield the places of sequences that fit into one row or, if they can't be packed, into padded ones."""
+    if packed:
+        yield from micro_batches(range(len(sequences)), lambda place: (sequences[place],), _ROW_TOKENS)
+        return
+    order = sorted(range(len(sequences)), key=lambda place: -len(sequences[place]))
+    while order:
+        size = max(1, _ROW_TOKENS // len(sequences[order[0]]))
+        yield order[:size]
+        del order[:size]
 
 
 def _is_loose(batch: Sequence[_Row], width: int) -> bool:

@@ -59,7 +59,7 @@ class Chat:
         Raises:
             ModelError: The template refuses the messages, such as a system turn it has no place for.
         """
-        return self._ids(self._render(messages)) + (self._ids(reply_start) if reply_start else [])
+        return self._ids(self.render(messages)) + (self._ids(reply_start) if reply_start else [])
 
     def completion_ids(self, text: str) -> list[int]:
         """Return the ids of an assistant's words and the end of its turn."""
@@ -69,6 +69,26 @@ class Chat:
         """Return the words of generated ids; control tokens among them are left out."""
         words: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return words
+
+    def render(self, messages: Sequence[Message], *, generation: bool = True) -> str:
+        """Return messages as text: a prompt up to where the assistant's own words begin, or finished turns.
+
+        Raises:
+            ModelError: The template refuses the messages.
+        """
+        if not self._takes_system and len(messages) > 1 and messages[0].role == "system":
+            system, first, *rest = messages
+            folded = Message(role=first.role, content=f"{system.content}\n\n{first.content}")
+            messages = [folded, *rest]
+        turns = [{"role": m.role, "content": self.neutral(m.content)} for m in messages]
+        try:
+            rendered: str = self.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=generation
+            )
+        except jinja2.TemplateError as error:
+            roles = ", ".join(m.role for m in messages)
+            raise ModelError(f"the chat template refuses turns of {roles}: {error}") from None
+        return rendered
 
     def neutral(self, text: str) -> str:
         """Return the text with spelled-out control tokens broken by a space, so that they stay words."""
@@ -84,28 +104,13 @@ class Chat:
         except jinja2.TemplateError:
             return False
 
-    def _render(self, messages: Sequence[Message], *, generation: bool = True) -> str:
-        if not self._takes_system and len(messages) > 1 and messages[0].role == "system":
-            system, first, *rest = messages
-            folded = Message(role=first.role, content=f"{system.content}\n\n{first.content}")
-            messages = [folded, *rest]
-        turns = [{"role": m.role, "content": self.neutral(m.content)} for m in messages]
-        try:
-            rendered: str = self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=generation
-            )
-        except jinja2.TemplateError as error:
-            roles = ", ".join(m.role for m in messages)
-            raise ModelError(f"the chat template refuses turns of {roles}: {error}") from None
-        return rendered
-
     def _ids(self, text: str) -> list[int]:
         # The template writes the beginning-of-text token itself where there is one.
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _find_end_of_turn(self) -> tuple[int, ...]:
         turns = [Message(role="user", content=_MARK), Message(role="assistant", content=_MARK)]
-        tail = self._render(turns, generation=False).rpartition(_MARK)[2].strip()
+        tail = self.render(turns, generation=False).rpartition(_MARK)[2].strip()
         if not tail and self.tokenizer.eos_token is None:
             raise ModelError("the chat template closes no turn and the tokenizer has no end-of-text token")
         return tuple(self._ids(tail or self.tokenizer.eos_token))

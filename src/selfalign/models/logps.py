@@ -16,6 +16,9 @@ from selfalign.models.token_logps import token_logps
 CHUNK = 2**24
 """Logits that exist at once, at most; a position's logits count as one for each token of the vocabulary."""
 
+Read = Callable[[Tensor, Tensor], Tensor]
+"""What is wanted of each target, `(N,)` or `(N, K)`, from its logits, `(N, V)`, and its id, `(N,)`."""
+
 
 class CompletionLogps(torch.nn.Module):
     """A language model that returns the log-probability of each completion."""
@@ -32,6 +35,8 @@ class CompletionLogps(torch.nn.Module):
         self.train(model.training)
         self._inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._finish = _finish(self._inner.config)
+        positions = getattr(self._inner.config.get_text_config(), "max_position_embeddings", None)
+        self._last_position = (positions or 2**31) - 1
         self.not_packed: str | None = None
         if tried:
             self.not_packed = self._try_packing()
@@ -40,7 +45,15 @@ class CompletionLogps(torch.nn.Module):
 
     def forward(self, sequences: Sequence[TokenSequence]) -> Tensor:
         """Return the summed log-probabilities of the completions' tokens, `(S,)` in float32."""
-        return self._packed(sequences) if self.not_packed is None else self._padded(sequences)
+        return self._sums(sequences, token_logps)
+
+    def with_greedy(self, sequences: Sequence[TokenSequence]) -> tuple[Tensor, Tensor]:
+        """Return what `forward` does, and whether greedy decoding gives just these tokens; both `(S,)`.
+
+        A sequence may be one token longer than the model has positions for.
+        """
+        sums = self._sums(sequences, _logps_and_misses)
+        return sums[:, 0], sums[:, 1] == 0
 
     @property
     def max_length(self) -> int:
@@ -62,7 +75,12 @@ class CompletionLogps(torch.nn.Module):
         """Return the context in which products are in the given type."""
         return torch.autocast(self._device().type, autocast, autocast != torch.float32)
 
-    def _packed(self, sequences: Sequence[TokenSequence], **told: Any) -> Tensor:
+    def _sums(self, sequences: Sequence[TokenSequence], read: Read) -> Tensor:
+        """Return what is read of the completions' tokens, summed, `(S,)` or `(S, K)`."""
+        summed = self._packed if self.not_packed is None else self._padded
+        return summed(sequences, read)
+
+    def _packed(self, sequences: Sequence[TokenSequence], read: Read = token_logps, **told: Any) -> Tensor:
         row = pack(sequences)
         device = self._device()
 
@@ -71,36 +89,39 @@ class CompletionLogps(torch.nn.Module):
 
         hidden = self._inner.get_decoder()(
             input_ids=tensor(row.ids)[None],
-            position_ids=tensor(row.positions)[None],
+            # Nothing follows the last token of a sequence that is one too long, so any position will do.
+            position_ids=tensor(row.positions)[None].clamp(max=self._last_position),
             use_cache=False,
             branches=row.branches,
             **told,
         ).last_hidden_state[0]
-        logps = self._target_logps(hidden.index_select(0, tensor(row.sources)), tensor(row.targets))
-        return logps.new_zeros(len(sequences)).index_add(0, tensor(row.owners), logps[tensor(row.terms)])
+        values = self._of_targets(hidden.index_select(0, tensor(row.sources)), tensor(row.targets), read)
+        sums = values.new_zeros(len(sequences), *values.shape[1:])
+        return sums.index_add(0, tensor(row.owners), values[tensor(row.terms)])
 
-    def _target_logps(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Return the log-probability of each target, `(N,)`, from the hidden state before it, `(N, D)`.
+    def _of_targets(self, hidden: Tensor, targets: Tensor, read: Read) -> Tensor:
+        """Return what is read of each target, from the hidden state before it, `(N, D)`.
 
         A chunk's logits are computed again in the backward pass, so that no two chunks exist at once.
         """
         head = self._inner.get_output_embeddings()
 
         def chunk(hidden: Tensor, targets: Tensor) -> Tensor:
-            return token_logps(self._finish(head(hidden)), targets)
+            return read(self._finish(head(hidden)), targets)
 
         size = max(1, CHUNK // self._inner.config.get_text_config().vocab_size)
         chunks = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
         return torch.cat([checkpoint(chunk, h, t, use_reentrant=False) for h, t in chunks])
 
-    def _padded(self, sequences: Sequence[TokenSequence]) -> Tensor:
+    def _padded(self, sequences: Sequence[TokenSequence], read: Read = token_logps) -> Tensor:
         """Pad on the right without a mask: no token of a causal model sees what comes after it."""
         width = max(map(len, sequences))
         ids = torch.tensor([s.ids + (0,) * (width - len(s)) for s in sequences], device=self._device())
-        logits = self.model(input_ids=ids, use_cache=False).logits[:, :-1]
-        logps = token_logps(logits.flatten(0, 1), ids[:, 1:].flatten()).view(len(ids), -1)
+        logits = self.model(input_ids=ids[:, :-1], use_cache=False).logits
+        found = read(logits.flatten(0, 1), ids[:, 1:].flatten())
+        values = found.view(len(ids), -1, *found.shape[1:])
         return torch.stack(
-            [row[len(s.prompt) - 1 : len(s) - 1].sum() for row, s in zip(logps, sequences, strict=True)]
+            [row[len(s.prompt) - 1 : len(s) - 1].sum(0) for row, s in zip(values, sequences, strict=True)]
         )
 
     def _try_packing(self) -> str | None:
@@ -149,6 +170,12 @@ class CompletionLogps(torch.nn.Module):
     def _device(self) -> torch.device:
         device: torch.device = next(self.model.parameters()).device
         return device
+
+
+def _logps_and_misses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the log-probability of each target and 1 where another token is likelier, `(N, 2)`."""
+    misses = (logits.argmax(-1) != targets).float()
+    return torch.stack([token_logps(logits, targets), misses], -1)
 
 
 def _finish(config: Any) -> Callable[[Tensor], Tensor]:
