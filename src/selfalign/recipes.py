@@ -12,12 +12,13 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from selfalign.config import Recipe, RLCDRecipe, SelfRewardingRecipe
+from selfalign.config import EvaluationRecipe, Recipe, RLCDRecipe, SelfRewardingRecipe
 from selfalign.errors import RecipeError
 
-METHODS: dict[str, type[SelfRewardingRecipe] | type[RLCDRecipe]] = {
+METHODS: dict[str, type[Recipe]] = {
     "self_rewarding": SelfRewardingRecipe,
     "rlcd": RLCDRecipe,
+    "evaluation": EvaluationRecipe,
 }
 """The recipe of each method."""
 

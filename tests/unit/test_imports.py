@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "rlcd": PURE,
     "prompting": PURE,
     "data": PURE,
-    "evaluation": PURE,
+    "evaluation": PURE | {"comparing", "data"},
+    "harness": PURE | {"data", "evaluation", "runs"},
     "config": PURE | {"pairs", "eft", "rlcd", "data"},
     "recipes": PURE | {"pairs", "eft", "rlcd", "data", "config"},
     "runs": SETTINGS,
@@ -36,7 +37,7 @@ MAY_IMPORT = {
     "stages": PURE
     | SETTINGS
     | {"pairs", "eft", "rlcd", "prompting", "data", "evaluation", "runs", "models", "engines", "training"}
-    | {"comparing"},
+    | {"comparing", "harness"},
     "report": SETTINGS | {"runs", "evaluation"},
     "methods": SETTINGS | {"runs", "models", "engines", "training", "stages", "report"},
     "cli": SETTINGS | {"recipes", "runs", "models", "methods", "report", "evaluation"},

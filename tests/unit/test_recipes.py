@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter
 
-from selfalign.config import Endpoint, Recipe, RLCDRecipe, SelfRewardingRecipe
+from selfalign.config import Endpoint, EvaluationRecipe, Recipe, RLCDRecipe, SelfRewardingRecipe
 from selfalign.errors import RecipeError
 from selfalign.recipes import METHODS, explain_recipe, load_preset, load_recipe, recipe_schema, resolve_recipe
 
@@ -381,7 +381,11 @@ def test_the_schema_knows_every_key_and_refuses_all_others(model):
     def walk(part, model):
         assert part["additionalProperties"] is False
         assert set(part["properties"]) == set(model.model_fields)
-        needed = {RLCDRecipe: ["method"], Endpoint: ["url", "model"]}
+        needed = {
+            RLCDRecipe: ["method"],
+            EvaluationRecipe: ["method"],
+            Endpoint: ["url", "model"],
+        }
         assert part.get("required", []) == needed.get(model, [])
         for name, field in model.model_fields.items():
             section = section_in(field.annotation)
@@ -421,4 +425,4 @@ def test_a_recipe_survives_the_json_that_is_kept_beside_the_run(method, preset):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_recipe_cannot_be_changed_once_it_is_resolved(method):
     with pytest.raises(ValueError, match="frozen"):
-        resolve_recipe({"method": method}).dpo.train.epochs = 3
+        resolve_recipe({"method": method}).policy.model = "another"

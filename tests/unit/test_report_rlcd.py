@@ -185,7 +185,7 @@ def test_a_finished_run_tells_everything_in_order(finished: Path) -> None:
         "prefers the positive answer in 90 % of pairs (70 to 100), 50 % before.",
         "Warnings", "warning contrast/strength", "What training did", "Gain and tax belong together",
         "implicit-reward accuracy (50 % is no effect)", "10 pairs", "answer tokens", "answers changed",
-        "benchmarks before and after", "not measured by this run",
+        "benchmarks before and after", "not measured; selfalign eval RUN --suite rlcd does",
         "Contrast strength", "all pairs", "en/harmless", "en/helpful",
         "Where prompts and pairs went", "to learn from", "held out", "dropped: duplicate prompt", "1,234",
         "prompts dropped: no principles", "Lengths by group", "Outcomes by group",

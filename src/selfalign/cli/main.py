@@ -104,7 +104,7 @@ def run(
 
     Everything a stage finished is kept: kill it at any moment and give the same command again.
     """
-    from selfalign.methods.execute import execute, memory_plan, plan
+    from selfalign.methods.execute import memory_plan, plan
     from selfalign.recipes import load_recipe
 
     resolved = load_recipe(recipe, overrides or [])
@@ -113,18 +113,83 @@ def run(
         statuses = plan(resolved, root)
         _show_plan(statuses, as_json, memory_plan(resolved, statuses))
         return
-    from selfalign.cli.console import Narrator
-
-    try:
-        with Narrator(console) as narrator:
-            listener = _print_json if as_json else narrator
-            report = execute(resolved, root, recipe.read_text(encoding="utf-8"), listener, update=update)
-    except KeyboardInterrupt:
-        _say(f"stopped; nothing is lost. The same command goes on: {_command()}", problems)
-        raise
+    text = recipe.read_text(encoding="utf-8")
+    report = _execute(resolved, root, text, as_json=as_json, update=update)
     if not as_json:
         _show_results(root)
         _say(f"report: {report}")
+
+
+@app.command("eval")
+def evaluate(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL_OR_RUN",
+            help="Run directory, to measure all its models; or a model directory, a hub id or "
+            "smollm2-135m-instruct; or `doctor`, to see what is missing here.",
+        ),
+    ],
+    overrides: Overrides = None,
+    suite: Annotated[
+        str | None, typer.Option(help="Benchmarks of a published table: rlcd, self_rewarding.")
+    ] = None,
+    tasks: Annotated[str | None, typer.Option(help="Benchmarks by name, such as gsm8k,mmlu.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Directory of the benchmarks' original files, to need no hub.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Questions of each benchmark; all if not given.")] = None,
+    chat: Annotated[
+        bool | None, typer.Option("--chat/--bare", help="Ask in the chat format, or continue bare text.")
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="Model that grades MT-Bench and compares head to head.")
+    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Where results go, if not where they would.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be done; do nothing.")] = False,
+    update: Annotated[
+        bool, typer.Option("--update", help="Redo what other settings or data have made stale.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model, or every model of a run, on benchmarks.
+
+    `selfalign eval runs/quickstart --suite self_rewarding` shows gains and losses of M0, M1, … in one table.
+    Kill it at any moment and give the same command again. API judges are set by a key, as in
+    `judge.endpoint.url=...`; any key of an evaluation recipe can be.
+    """
+    from selfalign.cli.evaluate import benchmark_table, doctor_table, evaluation_recipe, evaluation_root
+    from selfalign.methods.evaluation import doctor
+    from selfalign.methods.execute import plan
+    from selfalign.report.benchmarks import read_table
+
+    options = {
+        "preset": suite,
+        "tasks": None if tasks is None else [name.strip() for name in tasks.split(",")],
+        "data_dir": None if data_dir is None else str(data_dir),
+        "limit": limit,
+        "chat": chat,
+        "judge": None if judge is None else {"model": judge},
+    }
+    if target == "doctor":
+        found = doctor(evaluation_recipe("smollm2-135m-instruct", options, overrides or []))
+        if as_json:
+            print(json.dumps(found, indent=2))
+        else:
+            console.print(doctor_table(found))
+        return
+    recipe = evaluation_recipe(target, options, overrides or [])
+    root = run_dir or evaluation_root(target, recipe)
+    if dry_run:
+        _show_plan(plan(recipe, root), as_json, {})
+        return
+    import yaml
+
+    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    report = _execute(recipe, root, text, as_json=as_json, update=update)
+    if not as_json and (table := read_table(root)) is not None:
+        console.print(benchmark_table(*table))
+        _say(f"results: {root}; report: {report}")
 
 
 @app.command()
@@ -267,6 +332,19 @@ def _run_row(root: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _execute(recipe: Any, root: Path, text: str, *, as_json: bool, update: bool) -> Path:
+    """Do what is left of a run, telling about it, and return its report."""
+    from selfalign.cli.console import Narrator
+    from selfalign.methods.execute import execute
+
+    try:
+        with Narrator(console) as narrator:
+            return execute(recipe, root, text, _print_json if as_json else narrator, update=update)
+    except KeyboardInterrupt:
+        _say(f"stopped; nothing is lost. The same command goes on: {_command()}", problems)
+        raise
+
+
 def _print_json(event: dict[str, Any]) -> None:
     print(json.dumps(event, ensure_ascii=False), flush=True)
 
@@ -295,7 +373,7 @@ def _show_plan(statuses: Any, as_json: bool, memory: Any) -> None:
 def _show_results(root: Path) -> None:
     """Show what the run has measured so far; each method measures its own."""
     from selfalign.cli.tables import effect_table, judge_table
-    from selfalign.report.effects import effects
+    from selfalign.report.effects import effects, price
     from selfalign.report.read import measured_models
 
     models = measured_models(root)
@@ -303,7 +381,7 @@ def _show_results(root: Path) -> None:
         console.print(judge_table(models))
     rows = effects(root)
     if rows:
-        console.print(effect_table(rows))
+        console.print(effect_table(rows, price(root)))
 
 
 def _version(value: bool) -> None:

@@ -81,8 +81,8 @@ def judge_table(models: Sequence[ModelRow]) -> Table:
     return table
 
 
-def effect_table(effects: Sequence[Effect]) -> Table:
-    """Return what an RLCD training did, as far as it is measured."""
+def effect_table(effects: Sequence[Effect], price: str) -> Table:
+    """Return what an RLCD training did, as far as it is measured, and where its price stands."""
     table = Table(
         box=None,
         pad_edge=False,
@@ -95,7 +95,7 @@ def effect_table(effects: Sequence[Effect]) -> Table:
     for row in effects:
         cells = ("–" if cell is None else cell for cell in (row.before, row.after, row.change))
         table.add_row(row.label, *cells, row.over)
-    table.add_row(BENCHMARKS[0], "", BENCHMARKS[1])
+    table.add_row(BENCHMARKS, "", price)
     return table
 
 

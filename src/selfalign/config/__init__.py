@@ -19,16 +19,19 @@ from selfalign.config.common import (
     Train,
     Validation,
 )
+from selfalign.config.evaluation import BenchmarkJudge, EvaluationRecipe
 from selfalign.config.rlcd import RLCDRecipe
 from selfalign.config.self_rewarding import SelfRewardingRecipe
 
-Recipe = SelfRewardingRecipe | RLCDRecipe
+Recipe = SelfRewardingRecipe | RLCDRecipe | EvaluationRecipe
 
 __all__ = [
     "DPO",
     "BaseRecipe",
+    "BenchmarkJudge",
     "Endpoint",
     "EngineSettings",
+    "EvaluationRecipe",
     "Judge",
     "Lora",
     "Policy",

@@ -12,9 +12,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from selfalign import __version__
-from selfalign.config import Recipe, RLCDRecipe
+from selfalign.config import EvaluationRecipe, Recipe, RLCDRecipe
 from selfalign.engines import close_engine
 from selfalign.errors import RecipeError, RunError
+from selfalign.methods.evaluation import evaluation
 from selfalign.methods.rlcd import rlcd
 from selfalign.methods.self_rewarding import self_rewarding
 from selfalign.models.source import policy_source
@@ -63,7 +64,7 @@ def execute(recipe: Recipe, root: Path, text: str, listener: Listener, *, update
         write_json(root / RESOLVED, recipe.model_dump(mode="json"))
         events = EventLog(root / "events.jsonl", listener)
         events.emit("run_started", run=str(root), model=recipe.policy.from_run or recipe.policy.model)
-        data = next(status.stage.settings for status in statuses if status.stage.name == "data/read")
+        data = next((s.stage.settings for s in statuses if s.stage.name == "data/read"), {})
         _write_manifest(recipe, root, data)
         try:
             _go_through(recipe, root, events)
@@ -78,13 +79,19 @@ def execute(recipe: Recipe, root: Path, text: str, listener: Listener, *, update
 
 
 def _go_through(recipe: Recipe, root: Path, events: EventLog | None) -> list[StageStatus]:
-    if isinstance(recipe, RLCDRecipe):
-        distillation = Run(root, recipe, events)
-        rlcd(distillation)
-        return distillation.statuses
-    run = Run(root, recipe, events)
-    self_rewarding(run)
-    return run.statuses
+    match recipe:
+        case RLCDRecipe():
+            distillation = Run(root, recipe, events)
+            rlcd(distillation)
+            return distillation.statuses
+        case EvaluationRecipe():
+            measured = Run(root, recipe, events)
+            evaluation(measured)
+            return measured.statuses
+        case _:
+            run = Run(root, recipe, events)
+            self_rewarding(run)
+            return run.statuses
 
 
 def memory_plan(recipe: Recipe, statuses: Sequence[StageStatus]) -> dict[str, dict[str, int]]:

@@ -59,17 +59,31 @@ def policy_source(policy: Policy) -> ModelSource:
     """
     if policy.from_run is None:
         return find_model(policy.model, policy.revision)
-    models = [path.parent for path in Path(policy.from_run).glob("*/manifests/train.json")]
-    trained = sorted(path.parent / "model" for path in models if (path.parent / "model").is_dir())
+    trained = trained_models(Path(policy.from_run))
     if not trained:
         raise ModelError(f"policy.from_run: {policy.from_run} is no run with a finished training")
-    return find_model(str(max(trained, key=lambda path: _order(path.parent.name))))
+    return find_model(str(list(trained.values())[-1]))
+
+
+def trained_models(root: Path) -> dict[str, Path]:
+    """Return the directories of a run's finished models by name, in the order of training."""
+    finished = [path.parent.parent for path in root.glob("*/manifests/train.json")]
+    trained = [place for place in finished if (place / "model").is_dir()]
+    return {
+        _name(place.name): place / "model" for place in sorted(trained, key=lambda place: _order(place.name))
+    }
 
 
 def _order(where: str) -> tuple[int, int]:
     """Order the places of models by training: SFT, EFT, iterations; an RLCD run has one place."""
     name, _, number = where.partition("-")
     return (["sft", "eft", "iteration", "rlcd"].index(name), int(number or 0))
+
+
+def _name(where: str) -> str:
+    """Return what the model of a place is called: EFT makes M1, iteration t makes M(t + 1)."""
+    name, _, number = where.partition("-")
+    return {"sft": "SFT", "eft": "M1", "rlcd": "RLCD"}.get(name) or f"M{int(number) + 1}"
 
 
 def check_directory(path: Path) -> None:

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selfalign.report.benchmarks import read_table
 from selfalign.report.text import share
 from selfalign.runs.files import read_json
 
 Measure = Mapping[str, Any]
 """A mean with its interval, as `mean_interval` returns it."""
 
-BENCHMARKS = ("benchmarks before and after", "not measured by this run")
-"""The row for the price of the gain, which no stage measures."""
+BENCHMARKS = "benchmarks before and after"
+"""The row for the price of the gain, which `selfalign eval` measures."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,13 @@ def effects(root: Path) -> list[Effect]:
             Effect("answers changed", prompts, change=_said(outputs["changed"], share)),
         ]
     return rows
+
+
+def price(root: Path) -> str:
+    """Say where the benchmarks before and after stand, or how to measure them."""
+    if read_table(root) is None:
+        return "not measured; selfalign eval RUN --suite rlcd does"
+    return "in the table of benchmarks"
 
 
 def summary(root: Path) -> str | None:

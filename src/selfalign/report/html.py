@@ -12,7 +12,9 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
+from selfalign.evaluation.results import LABELS
 from selfalign.report import text
+from selfalign.report.benchmarks import as_markdown, evaluation_page, read_table
 from selfalign.report.read import finished_stages
 from selfalign.report.rlcd import rlcd_page
 from selfalign.report.self_rewarding import self_rewarding_page
@@ -25,6 +27,8 @@ _RECIPE_LINES = 1000
 def write_report(root: Path) -> Path:
     """Write `report.html` into a run directory from what it holds so far, and return its path.
 
+    An evaluation gets its table as Markdown beside it, `table.md`.
+
     Raises:
         DataError: A file of a finished stage is missing or broken.
     """
@@ -33,16 +37,23 @@ def write_report(root: Path) -> Path:
     manifest = _json_or_empty(root / "manifest.json")
     recipe = _json_or_empty(root / "recipe.resolved.json")
     data = manifest.get("data", {})
-    if recipe.get("method") == "rlcd":
-        template, page = "rlcd.jinja", rlcd_page(root, stages, data)
-    else:
-        template, page = "self_rewarding.jinja", self_rewarding_page(root, stages, recipe, data)
+    benchmarks = read_table(root)
+    match recipe.get("method"):
+        case "rlcd":
+            template, page = "rlcd.jinja", rlcd_page(root, stages, data)
+        case "evaluation":
+            template, page = "evaluation.jinja", evaluation_page(stages)
+            if benchmarks is not None:
+                write_text(root / "table.md", as_markdown(*benchmarks))
+        case _:
+            template, page = "self_rewarding.jinja", self_rewarding_page(root, stages, recipe, data)
     shared = {
         "name": root.resolve().name,
         "manifest": manifest,
         "recipe": yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).splitlines()[:_RECIPE_LINES],
         "stages": stages,
         "seconds": sum(stage["seconds"] for stage in stages.values()),
+        "benchmarks": benchmarks,
         "stopped": None if page["finished"] else _stopped(root),
     }
     write_text(path, _environment().get_template(template).render(shared | page))
@@ -61,6 +72,7 @@ def _environment() -> jinja2.Environment:
     )
     for function in (text.duration, text.moment, text.plural, text.share, text.whole, text.words_of):
         environment.filters[function.__name__] = function
+    environment.filters["benchmark"] = LABELS.__getitem__
     return environment
 
 

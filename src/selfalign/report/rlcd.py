@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.report.charts import Interval, interval_chart, ticks
-from selfalign.report.effects import BENCHMARKS, effects, measures_of, summary
+from selfalign.report.effects import BENCHMARKS, effects, measures_of, price, summary
 from selfalign.report.figures import Figure, training_panels
 from selfalign.report.read import Manifest
 from selfalign.report.rlcd_concerns import balance_of, rlcd_concerns
@@ -39,7 +39,7 @@ def rlcd_page(root: Path, stages: Mapping[str, Manifest], data: Mapping[str, Any
         "concerns": rlcd_concerns(stages, preference, outputs, lengths),
         "summary": summary(root),
         "effects": effects(root),
-        "benchmarks": BENCHMARKS,
+        "price": (BENCHMARKS, price(root)),
         "strength": strength_figure(stages.get("contrast/strength")),
         "counts": prompt_counts(stages),
         "outcomes": outcome_table(stages.get("contrast/pairs")),

@@ -2,6 +2,7 @@
 
 from selfalign.stages.attacks import attack_judge
 from selfalign.stages.base import base_model
+from selfalign.stages.benchmarks import JUDGED, announce, answer, grade, measure, problems
 from selfalign.stages.candidates import sample_candidates
 from selfalign.stages.contrast import (
     complete_contrasts,
@@ -14,6 +15,7 @@ from selfalign.stages.dpo import train_dpo
 from selfalign.stages.eft import build_eft, judge_ranked
 from selfalign.stages.evaluate import evaluate_judge
 from selfalign.stages.judge import judge_candidates
+from selfalign.stages.models import models_to_measure
 from selfalign.stages.pairs import make_pairs
 from selfalign.stages.preference import compare_outputs, evaluate_preference
 from selfalign.stages.prompt_data import read_prompts
@@ -22,6 +24,9 @@ from selfalign.stages.sft import train_sft
 from selfalign.stages.strength import measure_strength
 
 __all__ = [
+    "JUDGED",
+    "announce",
+    "answer",
     "attack_judge",
     "base_model",
     "build_eft",
@@ -30,13 +35,17 @@ __all__ = [
     "draw_principles",
     "evaluate_judge",
     "evaluate_preference",
+    "grade",
     "judge_candidates",
     "judge_contrasts",
     "judge_ranked",
     "make_contrast_pairs",
     "make_pairs",
+    "measure",
     "measure_strength",
+    "models_to_measure",
     "new_prompts",
+    "problems",
     "read_data",
     "read_prompts",
     "sample_candidates",

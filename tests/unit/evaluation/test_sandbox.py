@@ -23,7 +23,7 @@ import pytest
 from selfalign.errors import SandboxError
 from selfalign.evaluation import sandbox
 from selfalign.evaluation.sandbox import Limits, Outcome, run_program, run_programs, sandbox_problem
-from selfalign.evaluation.syscalls import _REFUSED, syscall_filter
+from selfalign.evaluation.syscalls import _REFUSED
 
 RIGHT = "def answer():\n    return 42\n"
 TESTS = "assert answer() == 42\n"
@@ -41,6 +41,7 @@ needs_sandbox = pytest.mark.usefixtures("working_sandbox")
 @pytest.fixture(scope="module")
 def working_sandbox():
     problem = sandbox_problem()
+    assert "does not hold" not in (problem or "")  # a sandbox that leaks is a failure, having none is not
     if problem is not None:
         pytest.skip(f"no sandbox here: {problem}")
 
@@ -540,50 +541,3 @@ def test_a_sandbox_that_is_ended_from_outside_gives_no_verdict(tmp_path, monkeyp
     monkeypatch.setenv("PATH", bubblewrap_like(tmp_path, script))
     with pytest.raises(SandboxError, match="ended from outside by SIGKILL"):
         run_program([RIGHT, TESTS])
-
-
-# The filter
-
-
-@pytest.mark.parametrize(
-    ("column", "header"),
-    [(0, "/usr/include/x86_64-linux-gnu/asm/unistd_64.h"), (1, "/usr/include/asm-generic/unistd.h")],
-)
-def test_the_numbers_are_those_of_the_kernel(column, header):
-    if not Path(header).exists():
-        pytest.skip("the kernel's headers are not installed")
-    stated = dict(re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", Path(header).read_text()))
-    for name, numbers in _REFUSED.items():
-        assert numbers[column] == (int(stated[name]) if name in stated else None), name
-
-
-def verdict(program, architecture, number):
-    """Run a classic BPF program of the five instructions that the filter has, on one call."""
-    data = struct.pack("=II", number, architecture)
-    lines = [struct.unpack_from("=HBBI", program, place) for place in range(0, len(program), 8)]
-    place = value = 0
-    while True:
-        code, if_true, if_false, constant = lines[place]
-        place += 1
-        match code:
-            case 0x20:
-                (value,) = struct.unpack_from("=I", data, constant)
-            case 0x15:
-                place += if_true if value == constant else if_false
-            case 0x35:
-                place += if_true if value >= constant else if_false
-            case 0x06:
-                return constant
-
-
-@pytest.mark.parametrize(("machine", "column"), [("x86_64", 0), ("aarch64", 1)])
-def test_the_filter_refuses_the_calls_and_nothing_else(machine, column, monkeypatch):
-    monkeypatch.setattr(platform, "machine", lambda: machine)
-    program = syscall_filter()
-    here, other = {"x86_64": (0xC000003E, 0x40000003), "aarch64": (0xC00000B7, 0x40000028)}[machine]
-    refused_numbers = {numbers[column] for numbers in _REFUSED.values()}
-    for number in range(600):
-        expected = 0x00050000 | 1 if number in refused_numbers else 0x7FFF0000
-        assert verdict(program, here, number) == expected, number
-        assert verdict(program, other, number) == 0x80000000
-    assert verdict(program, here, 0x40000000 | 57) == 0x00050000 | 1

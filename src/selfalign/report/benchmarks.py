@@ -1,0 +1,134 @@
+"""The table of an evaluation: a row a benchmark, a column a model, and the change from first to last."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfalign.evaluation.judge_quality import Measure
+from selfalign.evaluation.results import LABELS, TaskResult
+from selfalign.report.read import Manifest
+from selfalign.runs.files import read_json
+
+EVALUATION = "evaluation"
+"""Directory in a run that holds the evaluation of its models."""
+PLAN = "plan.json"
+ALL_MEASURES = ("ifeval", "alpaca_eval")
+"""Benchmarks that the published tables show by all their measures, not by a headline alone."""
+
+
+@dataclass(frozen=True)
+class BenchmarkRow:
+    """One measure of one benchmark for every model."""
+
+    label: str
+    cells: tuple[str | None, ...]
+    """With their intervals; `None` where there is no value."""
+    change: str | None
+    """Of the last model from the first, without an interval of its own."""
+    over: str
+    """How many questions."""
+    note: str
+    """What to know before comparing, or why it was not run."""
+
+
+def benchmark_rows(
+    models: Sequence[str], results: Mapping[tuple[str, str], TaskResult]
+) -> list[BenchmarkRow]:
+    """Return the rows of the benchmarks that were run, in the order of the tasks.
+
+    Args:
+        models: Names, in order.
+        results: By task and model.
+    """
+    rows = []
+    for task in dict.fromkeys(task for task, _ in results):
+        found = [results.get((task, model)) for model in models]
+        first = next(result for result in found if result is not None)
+        notes = "; ".join(dict.fromkeys(note for r in found if r is not None for note in r.notes))
+        for name in first.measures if task in ALL_MEASURES else (None,):
+            measures = [_measure(result, name) for result in found]
+            values = [None if measure is None else measure["value"] for measure in measures]
+            change = None
+            if len(models) > 1 and values[0] is not None and values[-1] is not None:
+                change = _points(values[-1] - values[0], first.unit, sign="+")
+            rows.append(
+                BenchmarkRow(
+                    LABELS[task] if name is None else f"{LABELS[task]} {name}",
+                    tuple(_cell(measure, first.unit) for measure in measures),
+                    change,
+                    f"{max((measure['n'] for measure in measures if measure is not None), default=0):,}",
+                    notes,
+                )
+            )
+    return rows
+
+
+def _measure(result: TaskResult | None, name: str | None) -> Measure | None:
+    if result is None:
+        return None
+    return result.headline if name is None else result.measures.get(name)
+
+
+def read_table(root: Path) -> tuple[list[str], list[BenchmarkRow], dict[str, str]] | None:
+    """Return models, rows and what is not run, of an evaluation or of a run that has one; or `None`.
+
+    Of an evaluation under way it is what is measured so far.
+    """
+    place = next((place for place in (root, root / EVALUATION) if (place / PLAN).is_file()), None)
+    if place is None:
+        return None
+    plan = read_json(place / PLAN)
+    results = {
+        (task, model): TaskResult.model_validate(read_json(place / model / f"{task}.json"))
+        for task in plan["tasks"]
+        for model in plan["models"]
+        if (place / model / "manifests" / f"{task}.json").is_file()
+    }
+    return plan["models"], benchmark_rows(plan["models"], results), plan["not_run"]
+
+
+def evaluation_page(stages: Mapping[str, Manifest]) -> dict[str, Any]:
+    """Return all that the page of an evaluation shows besides its table.
+
+    Args:
+        stages: Manifests of the finished stages.
+    """
+    warned = [(name, message) for name, made in stages.items() for message in made["warnings"]]
+    return {
+        "finished": bool(stages),
+        "data_contents": {},
+        "concerns": [{"where": name, "message": message} for name, message in warned],
+    }
+
+
+def as_markdown(models: Sequence[str], rows: Sequence[BenchmarkRow], not_run: Mapping[str, str]) -> str:
+    """Return the table as Markdown."""
+    changed = len(models) > 1
+    heads = ["benchmark", *models, *(["change"] if changed else []), "questions", "note"]
+    lines = [f"| {' | '.join(map(_plain, heads))} |", f"|{' --- |' * len(heads)}"]
+    for row in rows:
+        cells = [row.label, *(cell or "–" for cell in row.cells)]
+        cells += [row.change or "–"] if changed else []
+        lines.append(f"| {' | '.join(_plain(cell) for cell in (*cells, row.over, row.note))} |")
+    for task, reason in not_run.items():
+        cells = [LABELS[task], *("not run" for _ in models), *([""] if changed else []), "", reason]
+        lines.append(f"| {' | '.join(_plain(cell) for cell in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _plain(cell: str) -> str:
+    return " ".join(cell.replace("|", "\\|").split())
+
+
+def _cell(measure: Measure | None, unit: str) -> str | None:
+    if measure is None or measure["value"] is None:
+        return None
+    value, low, high = measure["value"], measure["low"], measure["high"]
+    shown = _points(value, unit)
+    return shown if low is None else f"{shown} ({_points(low, unit)} to {_points(high, unit)})"
+
+
+def _points(value: object, unit: str, sign: str = "") -> str:
+    assert isinstance(value, float | int)  # noqa: S101 -- a measure's value is a number
+    return format(100 * value, f"{sign}.1f") if unit == "share" else format(value, f"{sign}.2f")

@@ -1,0 +1,181 @@
+"""Head to head: the models of a run answer its held-out prompts, and a judge compares the answers."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from selfalign.comparing import Comparison
+from selfalign.config import EvaluationRecipe, Sampling
+from selfalign.evaluation.head_to_head import compared, head_to_head
+from selfalign.evaluation.results import TaskResult
+from selfalign.records import Completion, Messages, Prompt, RankedPrompt, content_id
+from selfalign.runs import Artifact, Run, Stage, Work
+from selfalign.runs.files import hash_file, read_rows, write_json
+from selfalign.seeds import derive_seed
+from selfalign.stages.benchmark_judge import judge_inputs, judge_name, judge_settings, open_benchmark_judge
+from selfalign.stages.common import generation_settings
+from selfalign.stages.compare import Comparer, pair_of
+from selfalign.stages.complete import Ask, complete
+from selfalign.stages.grader import Judged
+
+VERSION = 1
+ANSWERS = "head_to_head_answers.jsonl"
+COMPARISONS = "head_to_head_comparisons.jsonl"
+
+
+def head_to_head_problem(recipe: EvaluationRecipe) -> str | None:
+    """Say what a comparison of models lacks here; `None` if it can be run."""
+    if recipe.of_run is None:
+        return "compares the models of a run, and this is one model: give a run directory"
+    if recipe.judge is None:
+        return "needs a judge: give --judge MODEL, or judge.endpoint in a recipe"
+    file = _file(recipe)
+    return None if file.is_file() else f"{file} is missing: the run holds out no prompts yet"
+
+
+def answer_held_out(run: Run[EvaluationRecipe], name: str, model: Artifact) -> Artifact:
+    """Have a model answer the run's held-out prompts, once each and greedily.
+
+    Reads:
+        the run's data/held_out.jsonl
+    Writes:
+        <name>/head_to_head_answers.jsonl
+    """
+    recipe = run.recipe
+    prompts = held_out_prompts(recipe)
+    sampling = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=recipe.max_new_tokens)
+    stage = Stage(
+        name=f"{name}/head_to_head_answers",
+        version=VERSION,
+        outputs=(ANSWERS,),
+        settings={
+            "limit": recipe.limit,
+            "max_new_tokens": recipe.max_new_tokens,
+            **generation_settings(recipe),
+        },
+        inputs={"model": model, "prompts": Artifact(_file(recipe), hash_file(_file(recipe)))},
+        expected={
+            "rows": len(prompts),
+            "generations": len(prompts),
+            "new_tokens": len(prompts) * recipe.max_new_tokens,
+        },
+    )
+
+    def body(work: Work) -> dict[str, Any]:
+        asks = [
+            Ask(
+                content_id(work.stage, prompt_id),
+                prompt_id,
+                messages,
+                0,
+                derive_seed(recipe.seed, work.stage, prompt_id),
+            )
+            for prompt_id, messages in prompts.items()
+        ]
+        complete(run, work, model, asks, ANSWERS, sampling)
+        lengths = [row.num_tokens for row in read_rows(work.output(ANSWERS), Completion)]
+        return {"rows": len(lengths), "mean_tokens": sum(lengths) / len(lengths)}
+
+    return run.do(stage, body)
+
+
+def compare_models(run: Run[EvaluationRecipe], name: str, answers: Mapping[str, Artifact]) -> None:
+    """Have the judge compare a model's answers with those of each model before it, in both orders.
+
+    Reads:
+        <model>/head_to_head_answers.jsonl of this model and those before it
+    Writes:
+        <name>/head_to_head.json, head_to_head_comparisons.jsonl
+    """
+    recipe = run.recipe
+    judge = recipe.judge
+    assert judge is not None  # noqa: S101 -- `head_to_head_problem` was asked
+    order = list(answers)
+    earlier = order[: order.index(name)]
+    if not earlier:
+        return
+    stage = Stage(
+        name=f"{name}/head_to_head",
+        version=VERSION,
+        outputs=("head_to_head.json", COMPARISONS),
+        settings=judge_settings(run),
+        inputs={**judge_inputs(run), **{model: answers[model] for model in (*earlier, name)}},
+        expected={"rows": len(earlier) * answers[name].rows},
+    )
+
+    def body(work: Work) -> dict[str, Any]:
+        texts = {model: _texts(run.root / model / ANSWERS) for model in (*earlier, name)}
+        prompts = held_out_prompts(recipe)
+        pairs = [
+            pair_of(work.stage, *(_judged(texts[model][key], key, messages) for model in (name, other)))
+            for other in earlier
+            for key, messages in prompts.items()
+            if texts[name][key].text is not None and texts[other][key].text is not None
+        ]
+        work.map_rows(
+            COMPARISONS,
+            pairs,
+            Comparer(lambda: open_benchmark_judge(run)),
+            key=lambda pair: pair.comparison_id,
+            record=Comparison,
+            row_key=lambda comparison: comparison.comparison_id,
+        )
+        rows = list(read_rows(work.output(COMPARISONS), Comparison))
+        own = _by_id(texts[name])
+        found = {}
+        for other in earlier:
+            theirs = _by_id(texts[other])
+            between = [row for row in rows if {row.one_id, row.other_id} & theirs.keys()]
+            found[other] = head_to_head(compared(between, own, theirs), seed=recipe.seed)
+        result = _result(name, earlier[-1], found, judge_name(judge))
+        write_json(work.output("head_to_head.json"), result.model_dump(mode="json"))
+        return {"rows": len(rows), "score": result.headline["value"]}
+
+    run.do(stage, body)
+
+
+def held_out_prompts(recipe: EvaluationRecipe) -> dict[str, Messages]:
+    """Return the prompts that the run held out from training, by id; as many as the limit allows."""
+    file = _file(recipe)
+    rows: list[RankedPrompt] | list[Prompt]
+    with file.open(encoding="utf-8") as lines:
+        ranked = '"replies"' in next(lines, "")
+    rows = list(read_rows(file, RankedPrompt)) if ranked else list(read_rows(file, Prompt))
+    return {row.prompt_id: row.messages for row in rows[: recipe.limit]}
+
+
+def _file(recipe: EvaluationRecipe) -> Path:
+    return Path(recipe.of_run or "") / "data" / "held_out.jsonl"
+
+
+def _texts(path: Path) -> dict[str, Completion]:
+    return {row.prompt_id: row for row in read_rows(path, Completion)}
+
+
+def _by_id(answers: Mapping[str, Completion]) -> dict[str, str]:
+    return {row.completion_id: row.text for row in answers.values() if row.text is not None}
+
+
+def _judged(answer: Completion, prompt_id: str, messages: Messages) -> Judged:
+    return Judged(answer.completion_id, prompt_id, messages, answer.text or "")
+
+
+def _result(name: str, before: str, found: Mapping[str, Mapping[str, Any]], judge: str) -> TaskResult:
+    measures, counts = {}, {}
+    for other, figures in found.items():
+        measures[f"win rate against {other}"] = figures["win_rate"]
+        controlled = dict(figures["length_controlled"])
+        controlled.pop("length_coefficient")
+        measures[f"length-controlled against {other}"] = controlled
+        for kind in ("wins", "ties", "losses"):
+            counts[f"{kind} against {other}"] = figures[kind]
+        for reason, count in figures["undecided"].items():
+            counts[f"{reason} against {other}"] = count
+    return TaskResult(
+        task="head_to_head",
+        model=name,
+        metric=f"win rate against {before}",
+        measures=measures,
+        counts=counts,
+        notes=(f"judged by {judge}, ties half",),
+    )

@@ -1,0 +1,223 @@
+"""Evaluations of a model and of a run: what they measure, leave out, keep, and refuse."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfalign.evaluation.results import TaskResult
+from selfalign.evaluation.sandbox import sandbox_problem
+from selfalign.runs.files import read_json
+
+SCRIPT = """\
+vocabulary = "one two three four five six seven"
+[[rules]]
+match = 'Rate the answer'
+reply = "It is {{ words(3) }}. Rating: [[{{ number(1, 10) }}]]"
+[[rules]]
+match = 'def double'
+reply = "Here it is:\\n```python\\ndef double(x):\\n    return 2 * x\\n```"
+[[rules]]
+match = 'def triple'
+reply = "```python\\ndef triple(x):\\n    return 2 * x\\n```"
+[[rules]]
+match = ''
+reply = "{{ words(number(3, 9)) }}."
+"""
+BAD_SHOWN = "what is <script>alert(1)</script>?"
+
+
+def jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a data directory with two problems of HumanEval and two questions of MT-Bench."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    (folder / "script.toml").write_text(SCRIPT, encoding="utf-8")
+    problems = [
+        {
+            "task_id": f"Test/{place}",
+            "prompt": f'def {name}(x):\n    """Return {factor} times x."""\n',
+            "entry_point": name,
+            "canonical_solution": f"    return {factor} * x\n",
+            "test": f"def check(f):\n    assert f(2) == {2 * factor}\n",
+        }
+        for place, (name, factor) in enumerate([("double", 2), ("triple", 3)])
+    ]
+    jsonl(folder / "humaneval" / "HumanEval.jsonl", problems)
+    questions = [
+        {"question_id": 81, "category": "writing", "turns": [BAD_SHOWN, "and shorter?"]},
+        {"question_id": 111, "category": "math", "turns": ["one and one?", "and one more?"]},
+    ]
+    jsonl(folder / "mt_bench" / "question.jsonl", questions)
+    references = [{"question_id": 111, "choices": [{"index": 0, "turns": ["2", "3"]}]}]
+    jsonl(folder / "mt_bench" / "reference_answer" / "gpt-4.jsonl", references)
+    shown = {
+        "single-v1": "{question} {answer}",
+        "single-math-v1": "{question} {ref_answer_1} {answer}",
+        "single-v1-multi-turn": "{question_1} {answer_1} {question_2} {answer_2}",
+        "single-math-v1-multi-turn": "{question_1} {ref_answer_1} {question_2} {ref_answer_2} {answer_1} "
+        "{answer_2}",
+    }
+    prompts = [
+        {"name": name, "system_prompt": "You grade.", "prompt_template": f"Rate the answer: {template}"}
+        for name, template in shown.items()
+    ]
+    jsonl(folder / "mt_bench" / "judge_prompts.jsonl", prompts)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def words(data_dir: Path, tiny_recipe: Path) -> list[str]:
+    """Return the words that make an evaluation one of the scripted engine."""
+    return [
+        "--data-dir", str(data_dir), "--judge", str(tiny_recipe.parent / "model"),
+        "engine.kind=scripted", f"engine.script={data_dir / 'script.toml'}",
+    ]  # fmt: skip
+
+
+def result(root: Path, model: str, task: str) -> TaskResult:
+    return TaskResult.model_validate(read_json(root / model / f"{task}.json"))
+
+
+needs_sandbox = pytest.mark.skipif(sandbox_problem() is not None, reason=f"no sandbox: {sandbox_problem()}")
+
+
+@needs_sandbox
+def test_code_that_a_model_writes_is_run_and_counted(call, words, tiny_recipe, tmp_path) -> None:
+    model = tiny_recipe.parent / "model"
+    assert call("eval", model, "--tasks", "humaneval", *words, "--run-dir", tmp_path / "e") == 0
+    found = result(tmp_path / "e", "model", "humaneval")
+    assert (found.headline["value"], found.headline["n"]) == (0.5, 2)
+    assert found.counts == {"passed": 1, "failed": 1, "truncated": 0}
+
+
+def test_mt_bench_scores_both_turns_of_every_question(call, words, tiny_recipe, tmp_path) -> None:
+    model = tiny_recipe.parent / "model"
+    assert call("eval", model, "--tasks", "mt_bench", *words, "--run-dir", tmp_path / "e") == 0
+    found = result(tmp_path / "e", "model", "mt_bench")
+    rows = (tmp_path / "e" / "model" / "mt_bench_grades.jsonl").read_text().splitlines()
+    scores = [json.loads(row)["turn_score"]["score"] for row in rows]
+    assert found.counts == {"turns": 4, "parsed": 4}
+    assert found.headline["value"] == pytest.approx(sum(scores) / 4)
+    assert set(found.measures) == {"all", "turn 1", "turn 2", "writing", "math"}
+
+
+def test_what_can_not_be_run_is_left_out_with_the_reason(call, words, tiny_recipe, tmp_path, capsys) -> None:
+    model = tiny_recipe.parent / "model"
+    asked = ["--tasks", "mt_bench,mbpp,head_to_head", *words, "--run-dir", tmp_path / "e"]
+    assert call("eval", model, *asked) == 0
+    shown = capsys.readouterr().out
+    assert "mbpp.jsonl is missing" in shown
+    assert "compares the models of a run" in shown
+    assert set(read_json(tmp_path / "e" / "plan.json")["not_run"]) == {"mbpp", "head_to_head"}
+    assert not (tmp_path / "e" / "model" / "mbpp.json").exists()
+    assert "| MBPP | not run |" in (tmp_path / "e" / "table.md").read_text(encoding="utf-8")
+
+
+def test_the_doctor_says_what_is_missing_and_runs_nothing(call, capsys) -> None:
+    assert call("eval", "doctor", "--tasks", "mt_bench,humaneval", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert "needs a judge" in found["mt_bench"]
+    assert "data_dir" in found["humaneval"]
+
+
+def test_every_model_of_a_run_is_measured_and_compared_with_those_before(
+    call, words, finished_run, tmp_path, capsys
+) -> None:
+    asked = ["--tasks", "mt_bench,head_to_head", "--limit", "5", *words, "--run-dir", tmp_path / "e"]
+    assert call("eval", finished_run, *asked) == 0
+    assert "M0" in capsys.readouterr().out
+    models = read_json(tmp_path / "e" / "plan.json")["models"]
+    assert models == ["M0", "SFT", "M1", "M2", "M3"]
+    assert not (tmp_path / "e" / "M0" / "head_to_head.json").exists()
+    found = result(tmp_path / "e", "M3", "head_to_head")
+    assert found.metric == "win rate against M2"
+    for other in models[:-1]:
+        decided = [found.counts[f"{kind} against {other}"] for kind in ("wins", "ties", "losses")]
+        assert sum(decided) == found.measures[f"win rate against {other}"]["n"] == 5
+    page = (tmp_path / "e" / "report.html").read_text(encoding="utf-8")
+    assert "MT-Bench" in page
+    assert "<script" not in page
+
+
+def test_a_second_call_measures_nothing_again(call, words, tiny_recipe, tmp_path) -> None:
+    asked = [tiny_recipe.parent / "model", "--tasks", "mt_bench", *words, "--run-dir", tmp_path / "e"]
+    assert call("eval", *asked) == 0
+    grades = tmp_path / "e" / "model" / "mt_bench_grades.jsonl"
+    before = grades.stat().st_mtime_ns
+    assert call("eval", *asked) == 0
+    assert grades.stat().st_mtime_ns == before
+
+
+def test_a_changed_model_never_meets_the_answers_of_the_one_before(
+    call, words, tiny_recipe, tmp_path, capsys
+) -> None:
+    import shutil
+
+    model = tmp_path / "model"
+    shutil.copytree(tiny_recipe.parent / "model", model)
+    asked = [model, "--tasks", "mt_bench", *words, "--run-dir", tmp_path / "e"]
+    assert call("eval", *asked) == 0
+    weights = model / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert call("eval", *asked) == 2
+    assert "input model changed" in capsys.readouterr().err
+    assert call("eval", *asked, "--update") == 0
+
+
+def test_a_killed_evaluation_goes_on_with_its_finished_rows(words, tiny_recipe, tmp_path) -> None:
+    command = [
+        sys.executable, "-c", "from selfalign.cli.main import main; main()", "eval",
+        str(tiny_recipe.parent / "model"), "--tasks", "mt_bench", *words,
+    ]  # fmt: skip
+    subprocess.run([*command, "--run-dir", str(tmp_path / "whole")], check=True, capture_output=True)
+    draw = random.Random(0)  # noqa: S311 -- when to kill, no secret
+    for _ in range(3):
+        killed = subprocess.Popen([*command, "--run-dir", str(tmp_path / "e")], stdout=subprocess.DEVNULL)
+        time.sleep(draw.uniform(0.5, 3.0))
+        os.kill(killed.pid, signal.SIGKILL)
+        killed.wait()
+    subprocess.run([*command, "--run-dir", str(tmp_path / "e")], check=True, capture_output=True)
+    for name in ("mt_bench.json", "mt_bench_grades.jsonl", "mt_bench_turn_2.jsonl"):
+        assert (tmp_path / "e" / "model" / name).read_bytes() == (
+            tmp_path / "whole" / "model" / name
+        ).read_bytes()
+
+
+def test_a_recipe_of_an_evaluation_runs_like_any_other(call, data_dir, tiny_recipe, tmp_path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    model = tiny_recipe.parent / "model"
+    recipe.write_text(
+        f"method: evaluation\npolicy: {{ model: {model} }}\ntasks: [mt_bench]\ndata_dir: {data_dir}\n"
+        f"judge: {{ model: {model} }}\nengine: {{ kind: scripted, script: {data_dir / 'script.toml'} }}\n",
+        encoding="utf-8",
+    )
+    assert call("run", recipe, "--run-dir", tmp_path / "e") == 0
+    assert result(tmp_path / "e", "model", "mt_bench").counts["turns"] == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--tasks", "mmul"], "tasks.0"),
+        (["--tasks", "mmlu,mmlu"], "named twice"),
+        (["--suite", "paper"], "not one of"),
+        (["judge.model=x", "judge.endpoint.url=http://x", "judge.endpoint.model=y"], "give one of them"),
+    ],
+)
+def test_a_wrong_word_is_refused_with_the_way_out(call, capsys, words, said) -> None:
+    assert call("eval", "doctor", *words) == 2
+    assert said in capsys.readouterr().err
