@@ -1,5 +1,6 @@
 """Engines that generate text, behind one protocol."""
 
+import gc
 from functools import lru_cache
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def open_engine(settings: EngineSettings, policy: Policy, model: Path) -> Engine
 def close_engine() -> None:
     """Let go of the engine that is open, so that its memory is free for training."""
     open_engine.cache_clear()
+    gc.collect()  # what asked for text may hold the engine in a circle of references
 
 
 def open_endpoint(endpoint: Endpoint) -> Engine:

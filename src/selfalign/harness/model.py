@@ -214,7 +214,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         if add_special_tokens is None:
             first = self.prefix_token_id
             add_special_tokens = first is None or not string.startswith(self.tokenizer.decode([first]))
-        return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
+        # Long contexts are cut and counted here, so the tokenizer need not warn of them.
+        return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens, verbose=False))
 
 
 def _place(request: Instance) -> tuple[str, int]:

@@ -44,8 +44,8 @@ class HarnessResult:
     settings: dict[str, Any]
     """How the model was asked, and with which versions."""
     rows: tuple[Row, ...]
-    """One for each question, JSON-ready: `id`, `subject`, `prompt_hash`, `target`, `verdicts`, and either
-    `reply`, or `logps` and the `choice` that has the highest. Nothing in them shows a question of GPQA."""
+    """One for each question, JSON-ready: `id`, `subject`, `prompt_hash`, `target`, `verdicts` by metric, and
+    either `reply`, or `logps` and the `choice` that has the highest. None shows a text of GPQA."""
 
 
 def run_task(
@@ -155,12 +155,12 @@ def _rows(subject: str, samples: Sequence[Mapping[str, Any]]) -> list[Row]:
 
 
 def _row(subject: str, sample: Mapping[str, Any]) -> Row:
-    doc, answers = sample["doc"], [answer for (answer,) in sample["resps"]]
+    doc, answers, target = sample["doc"], [answer for (answer,) in sample["resps"]], sample["target"]
     row = {
         "id": next((doc[name] for name in ("id", "key") if name in doc), sample["doc_id"]),
         "subject": subject or None,
         "prompt_hash": sample["prompt_hash"],
-        "target": sample["target"],
+        "target": " | ".join(map(str, target)) if isinstance(target, list) else target,
         "verdicts": {},
     }
     if isinstance(answers[0], str):
@@ -175,7 +175,7 @@ def _check_answers(task: str, rows: Sequence[Row]) -> None:
     Raises:
         EvaluationError: They are such.
     """
-    if all(len(set(row["logps"])) == 1 if "logps" in row else False for row in rows):
+    if all("logps" in row and len(set(row["logps"])) == 1 for row in rows):
         raise EvaluationError(f"{task}: the model gives all choices of a question the same log-probability")
     replies = [row["reply"] for row in rows if "reply" in row]
     if len(replies) > 1 and len(set(replies)) == 1:

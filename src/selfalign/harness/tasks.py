@@ -22,7 +22,7 @@ class Benchmark:
     folder: str
     """Where among lm-eval's tasks its files are."""
     task: str
-    """lm-eval's name of it; what the tasks of its subjects begin with where this ends with `_` or `-`."""
+    """lm-eval's name of it; where this ends with `_`, what the names of its subjects' tasks begin with."""
     metric: str
     """The headline: a metric of lm-eval, with the filter that replies go through, if there is one."""
     questions: int
