@@ -36,7 +36,7 @@ def load_tasks(task: str, data_dir: Path | None, seed: int) -> Tasks:
 
     benchmark = BENCHMARKS[task]
     manager = TaskManager(include_path=str(benchmark.directory()), include_defaults=False)
-    subjects = {name: str(manager.task_index[name].cfg["dataset_name"]) for name in benchmark.names()}
+    subjects = {name: str(manager.task_index[name].cfg.get("dataset_name")) for name in benchmark.names()}
     changes: dict[str, dict[str, Any]] = {name: {"num_fewshot": benchmark.shots} for name in subjects}
     if data_dir is not None and is_local(task, data_dir):
         splits = read_local(task, data_dir, list(subjects.values()))
