@@ -68,6 +68,8 @@ class EvaluationRecipe(BaseRecipe):
     max_new_tokens: PositiveInt = 1024
     """Longest answer to be judged or run, in tokens; the other benchmarks bring limits of their own."""
     judge: BenchmarkJudge | None = None
+    references: str | None = None
+    """File of corrected reference answers for MT-Bench; the published ones in `data_dir` if not given."""
     baseline: str | None = None
     """File of outputs that AlpacaEval compares with; the one in `data_dir` if not given."""
 

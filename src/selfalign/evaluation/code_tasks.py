@@ -1,10 +1,9 @@
-"""HumanEval, MBPP and their Chinese versions: their problems, what a model is asked, and pass@k.
+"""HumanEval, MBPP and their Chinese versions: their problems, and what a model is asked.
 
 Nothing here runs code: `code_replies` makes a program of a reply, and `sandbox` runs it.
 """
 
 import ast
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from selfalign.records import Message, Messages
 CodeBenchmark = Literal["humaneval", "mbpp", "humaneval_cn", "mbpp_cn"]
 
 _MBPP_TEST = {str(task_id) for task_id in range(11, 511)}
-_MBPP_EXAMPLES = ("2", "3", "4")
 # What a chat model is asked.
 _QUESTIONS: dict[CodeBenchmark, str] = {
     "humaneval": (
@@ -39,11 +37,6 @@ _QUESTIONS: dict[CodeBenchmark, str] = {
         "请在一个 Python 代码块中给出完整的代码，并写出它需要的全部 import。"
     ),
 }
-# A task of MBPP as a base model sees it, up to where the code begins.
-_LEADS: dict[CodeBenchmark, str] = {
-    "mbpp": "Task: {task}\nTests:\n{tests}\nPython code:\n```python\n",
-    "mbpp_cn": "任务：{task}\n测试：\n{tests}\nPython 代码：\n```python\n",
-}
 
 
 @dataclass(frozen=True)
@@ -54,8 +47,6 @@ class CodeProblem:
     """The task id of the data set."""
     messages: Messages
     """What a chat model is asked."""
-    raw_prompt: str | None
-    """Text that a base model continues; `None` where an MBPP file lacks the tasks that serve as examples."""
     prefix: str
     """Code that a reply may continue, the entry point's signature last; empty in MBPP."""
     entry_point: str
@@ -79,8 +70,8 @@ def read_problems(location: str, benchmark: CodeBenchmark) -> list[CodeProblem]:
         DataError: The file can't be read, a field is missing or malformed, two rows share a task id, or no
             row of MBPP is of the test split.
 
-    Source: 2107.03374 for HumanEval; 2108.07732 for MBPP, whose task ids 11 to 510 are the test split and
-        whose tasks 2, 3 and 4 are the examples for a base model. The wording of the prompts is our choice.
+    Source: 2107.03374 for HumanEval; 2108.07732 for MBPP, whose task ids 11 to 510 are the test
+        split. The wording of the prompts is our choice.
     """
     rows: dict[str, tuple[int, dict[str, Any]]] = {}
     for number, row in read_rows(location):
@@ -95,42 +86,14 @@ def read_problems(location: str, benchmark: CodeBenchmark) -> list[CodeProblem]:
             with located(location, number):
                 problems.append(_humaneval(key, row, benchmark))
         return problems
-    examples: str | None = ""
-    for key in _MBPP_EXAMPLES:
-        if key not in rows or examples is None:
-            examples = None
-            continue
-        number, row = rows[key]
-        with located(location, number):
-            examples += _lead(row, benchmark) + _plain(row, "code").strip() + "\n```\n\n"
     for key, (number, row) in rows.items():
         if key in _MBPP_TEST:
             with located(location, number):
-                problems.append(_mbpp(key, row, benchmark, examples))
+                problems.append(_mbpp(key, row, benchmark))
     if not problems:
         message = "no row is of the test split, whose task ids are 11 to 510; give the whole file"
         raise DataError(message, path=location)
     return problems
-
-
-def pass_at_k(num_samples: int, num_passed: int, k: int) -> float:
-    """Return the unbiased estimate of the chance that one of k samples of a problem passes, 0 to 1.
-
-    With one greedy sample and k = 1 it is 1 or 0. A benchmark's value is the mean over its problems.
-
-    Args:
-        num_samples: Samples of the problem, k or more.
-        num_passed: Those that passed.
-        k: How many are allowed.
-
-    Raises:
-        ValueError: The numbers don't fit.
-
-    Source: 2107.03374, section 2.1, equation 1.
-    """
-    if not (0 <= num_passed <= num_samples and 1 <= k <= num_samples):
-        raise ValueError(f"no pass@{k} from {num_passed} passed of {num_samples} samples")
-    return 1 - math.comb(num_samples - num_passed, k) / math.comb(num_samples, k)
 
 
 def _humaneval(key: str, row: Mapping[str, Any], benchmark: CodeBenchmark) -> CodeProblem:
@@ -144,7 +107,6 @@ def _humaneval(key: str, row: Mapping[str, Any], benchmark: CodeBenchmark) -> Co
     return CodeProblem(
         key=key,
         messages=(Message(role="user", content=question),),
-        raw_prompt=prompt,
         prefix=prompt,
         entry_point=entry_point,
         tests=f"{test}\n\ncheck({entry_point})\n",
@@ -152,7 +114,7 @@ def _humaneval(key: str, row: Mapping[str, Any], benchmark: CodeBenchmark) -> Co
     )
 
 
-def _mbpp(key: str, row: Mapping[str, Any], benchmark: CodeBenchmark, examples: str | None) -> CodeProblem:
+def _mbpp(key: str, row: Mapping[str, Any], benchmark: CodeBenchmark) -> CodeProblem:
     code, tests = _plain(row, "code"), _tests(row)
     setup = _plain(row, "test_setup_code") if row.get("test_setup_code") else ""
     defined = _names(code, "code")
@@ -164,17 +126,11 @@ def _mbpp(key: str, row: Mapping[str, Any], benchmark: CodeBenchmark, examples: 
     return CodeProblem(
         key=key,
         messages=(Message(role="user", content=question),),
-        raw_prompt=None if examples is None else examples + _lead(row, benchmark),
         prefix="",
         entry_point=entry_point,
         tests=f"{setup}\n{tests}\n",
         reference=code,
     )
-
-
-def _lead(row: Mapping[str, Any], benchmark: CodeBenchmark) -> str:
-    """Return a task of MBPP up to where its code begins."""
-    return _LEADS[benchmark].format(task=_plain(row, "text").strip(), tests=_tests(row))
 
 
 def _tests(row: Mapping[str, Any]) -> str:

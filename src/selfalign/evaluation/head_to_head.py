@@ -1,6 +1,6 @@
 """Two models on the same prompts: who was better how often, and how much of that is length.
 
-The verdicts come from a judge that compared in both orders, or from people. A prompt without a verdict is
+The verdicts come from a judge that compared in both orders. A prompt without a verdict is
 counted with its reason and weighs nothing.
 """
 
@@ -54,7 +54,7 @@ def preference_of(comparison: Comparison, *, soft: bool) -> float | None:
 
 
 def compared(
-    comparisons: Iterable[Comparison], own: Mapping[str, str], other: Mapping[str, str], *, soft: bool = False
+    comparisons: Iterable[Comparison], own: Mapping[str, str], other: Mapping[str, str]
 ) -> list[Outcome]:
     """Return what the comparisons of two models say of the first.
 
@@ -62,7 +62,6 @@ def compared(
         comparisons: Each between a completion of the first model and one of the other, either way round.
         own: Text of each completion of the first model by `completion_id`.
         other: The same of the other model.
-        soft: See `preference_of`.
 
     Returns:
         One outcome a comparison, in order. The reasons are `no_answer` and `one_order` (only one order was
@@ -78,7 +77,7 @@ def compared(
             raise ValueError(f"comparison {comparison.comparison_id} is not between these two models")
         ids = (comparison.one_id, comparison.other_id)
         own_id, other_id = ids if straight else ids[::-1]
-        preference = preference_of(comparison, soft=soft)
+        preference = preference_of(comparison, soft=False)
         answered = comparison.one_first is not None or comparison.one_second is not None
         outcomes.append(
             Outcome(
@@ -92,41 +91,10 @@ def compared(
     return outcomes
 
 
-def voted(votes: Mapping[str, int | None], lengths: Mapping[str, tuple[int, int]]) -> list[Outcome]:
-    """Return what one person's votes say of a model.
-
-    Args:
-        votes: By prompt_id: 1 for the model, 0 for a tie, -1 for the other, `None` for no vote.
-        lengths: Characters of the model's completion and of the other's, of every prompt.
-
-    Returns:
-        One outcome a prompt, in order; the reason is `no_vote`.
-
-    Raises:
-        KeyError: A prompt has no lengths.
-        ValueError: A vote is something else.
-    """
-    outcomes = []
-    for prompt_id, vote in votes.items():
-        if vote not in (1, 0, -1, None):
-            raise ValueError(f"the vote on prompt {prompt_id} is {vote}; it must be 1, 0, -1 or None")
-        length, other_length = lengths[prompt_id]
-        outcomes.append(
-            Outcome(
-                prompt_id=prompt_id,
-                preference=None if vote is None else (1 + vote) / 2,
-                reason="no_vote" if vote is None else None,
-                length=length,
-                other_length=other_length,
-            )
-        )
-    return outcomes
-
-
 def head_to_head(outcomes: Sequence[Outcome], *, seed: int = 0) -> dict[str, Any]:
     """Count the outcomes, and return what they add up to, JSON-ready.
 
-    Several outcomes of a prompt, such as the votes of several people, are resampled together. The result
+    Several outcomes of a prompt are resampled together. The result
     doesn't depend on the order of the outcomes.
 
     Args:

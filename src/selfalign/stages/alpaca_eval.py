@@ -3,23 +3,18 @@
 from pathlib import Path
 from typing import Any
 
-from selfalign.comparing import Comparison
-from selfalign.config import EvaluationRecipe, Sampling
+from selfalign.config import EvaluationRecipe
 from selfalign.evaluation.alpaca_eval import Output, Outputs, alpaca_eval, read_outputs
 from selfalign.evaluation.head_to_head import preference_of
 from selfalign.evaluation.results import TaskResult
 from selfalign.records import Completion, content_id
 from selfalign.runs import Artifact, Run, Stage, Work
 from selfalign.runs.files import hash_file, read_rows, write_json
-from selfalign.seeds import derive_seed
-from selfalign.stages.benchmark_judge import judge_inputs, judge_name, judge_settings, open_benchmark_judge
-from selfalign.stages.common import generation_settings
-from selfalign.stages.compare import Comparer, pair_of
-from selfalign.stages.complete import Ask, complete
+from selfalign.stages.answers import answer_prompts, compare_answers
+from selfalign.stages.benchmark_judge import judge_inputs, judge_name, judge_settings
 from selfalign.stages.grader import Judged
 
 VERSION = 1
-ANSWERS = "alpaca_eval_answers.jsonl"
 COMPARISONS = "alpaca_eval_comparisons.jsonl"
 _BASELINE = "alpaca_eval/results/text_davinci_003/model_outputs.json"
 _CONSTANT = 0.5
@@ -44,37 +39,9 @@ def answer_alpaca_eval(run: Run[EvaluationRecipe], name: str, model: Artifact) -
     Writes:
         <name>/alpaca_eval_answers.jsonl
     """
-    recipe = run.recipe
-    prompts = [output.prompt for output in _baseline(recipe).by_prompt.values()]
-    data = _data(recipe)
-    stage = Stage(
-        name=f"{name}/alpaca_eval_answers",
-        version=VERSION,
-        outputs=(ANSWERS,),
-        settings={
-            "limit": recipe.limit,
-            "max_new_tokens": recipe.max_new_tokens,
-            **generation_settings(recipe),
-        },
-        inputs={"model": model, "data": data},
-        expected={
-            "rows": len(prompts),
-            "generations": len(prompts),
-            "new_tokens": len(prompts) * recipe.max_new_tokens,
-        },
-    )
-
-    def body(work: Work) -> dict[str, Any]:
-        asks = []
-        for prompt in prompts:
-            seed = derive_seed(recipe.seed, work.stage, prompt.prompt_id)
-            completion_id = content_id(work.stage, prompt.prompt_id)
-            asks.append(Ask(completion_id, prompt.prompt_id, prompt.messages, 0, seed))
-        sampling = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=recipe.max_new_tokens)
-        complete(run, work, model, asks, ANSWERS, sampling)
-        return {"rows": len(asks)}
-
-    return run.do(stage, body)
+    outputs = _baseline(run.recipe).by_prompt
+    prompts = {key: output.prompt.messages for key, output in outputs.items()}
+    return answer_prompts(run, name, model, "alpaca_eval", prompts, _data(run.recipe))
 
 
 def grade_alpaca_eval(run: Run[EvaluationRecipe], name: str, answers: Artifact) -> Artifact:
@@ -113,16 +80,8 @@ def grade_alpaca_eval(run: Run[EvaluationRecipe], name: str, answers: Artifact) 
                 theirs = Judged(
                     content_id(baseline.generator, row.prompt_id), row.prompt_id, messages, other.text
                 )
-                pairs.append(pair_of(work.stage, mine, theirs))
-        work.map_rows(
-            COMPARISONS,
-            pairs,
-            Comparer(lambda: open_benchmark_judge(run)),
-            key=lambda pair: pair.comparison_id,
-            record=Comparison,
-            row_key=lambda comparison: comparison.comparison_id,
-        )
-        compared = list(read_rows(work.output(COMPARISONS), Comparison))
+                pairs.append((mine, theirs))
+        compared = compare_answers(run, work, pairs, COMPARISONS)
         preferences = {row.prompt_id: preference_of(row, soft=True) for row in compared}
         found = alpaca_eval(own, baseline, preferences, seed=recipe.seed)
         result = _result(name, found, f"judged by {judge_name(judge)} against {baseline.generator}")

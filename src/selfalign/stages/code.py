@@ -1,21 +1,20 @@
 """HumanEval and MBPP: programs that a model writes, run in a sandbox against their tests."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from selfalign.config import EvaluationRecipe, Sampling
+from selfalign.config import EvaluationRecipe
 from selfalign.evaluation.code_replies import extract_code, program
 from selfalign.evaluation.code_tasks import CodeBenchmark, CodeProblem, read_problems
 from selfalign.evaluation.means import mean_measure
 from selfalign.evaluation.results import TaskResult
 from selfalign.evaluation.sandbox import run_programs, sandbox_problem
-from selfalign.records import Completion, FinishReason, Record, content_id
+from selfalign.records import Completion, FinishReason, Record
 from selfalign.runs import Artifact, Run, Stage, Work
 from selfalign.runs.files import hash_file, read_rows, write_json
-from selfalign.seeds import derive_seed
-from selfalign.stages.common import generation_settings
-from selfalign.stages.complete import Ask, complete
+from selfalign.stages.answers import answer_prompts
 
 VERSION = 1
 FILES = {
@@ -54,49 +53,29 @@ def measure_code(run: Run[EvaluationRecipe], name: str, model: Artifact, task: s
     Reads:
         the benchmark's file
     Writes:
-        <name>/<task>.json, <task>_answers.jsonl, <task>_verdicts.jsonl
+        <name>/<task>_answers.jsonl, <task>.json, <task>_verdicts.jsonl
     """
     recipe = run.recipe
-    assert recipe.data_dir is not None  # noqa: S101 -- `code_problem` was asked
-    file = _file(recipe.data_dir, task)
-    assert file is not None  # noqa: S101 -- likewise
-    problems = read_problems(str(file), cast(CodeBenchmark, task))[: recipe.limit]
-    sampling = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=recipe.max_new_tokens)
-    answers, verdicts = f"{task}_answers.jsonl", f"{task}_verdicts.jsonl"
+    file = None if recipe.data_dir is None else _file(recipe.data_dir, task)
+    assert file is not None  # noqa: S101 -- `code_problem` was asked
+    data = Artifact(file, hash_file(file))
+    problems = {p.key: p for p in read_problems(str(file), cast(CodeBenchmark, task))[: recipe.limit]}
+    prompts = {key: problem.messages for key, problem in problems.items()}
+    answers = answer_prompts(run, name, model, task, prompts, data)
+    verdicts = f"{task}_verdicts.jsonl"
     stage = Stage(
         name=f"{name}/{task}",
         version=VERSION,
-        outputs=(f"{task}.json", answers, verdicts),
-        settings={
-            "limit": recipe.limit,
-            "max_new_tokens": recipe.max_new_tokens,
-            **generation_settings(recipe),
-        },
-        inputs={"model": model, "data": Artifact(file, hash_file(file))},
-        expected={
-            "rows": len(problems),
-            "generations": len(problems),
-            "new_tokens": len(problems) * recipe.max_new_tokens,
-        },
+        outputs=(f"{task}.json", verdicts),
+        inputs={"answers": answers, "data": data},
+        expected={"rows": len(problems)},
     )
 
     def body(work: Work) -> dict[str, Any]:
-        asks = [
-            Ask(
-                content_id(work.stage, problem.key),
-                problem.key,
-                problem.messages,
-                0,
-                derive_seed(recipe.seed, work.stage, problem.key),
-            )
-            for problem in problems
-        ]
-        complete(run, work, model, asks, answers, sampling)
-        by_key = {problem.key: problem for problem in problems}
         work.map_rows(
             verdicts,
-            list(read_rows(work.output(answers), Completion)),
-            lambda shard: _run(shard, by_key),
+            list(read_rows(answers.path, Completion)),
+            lambda shard: _run(shard, problems),
             key=lambda completion: completion.completion_id,
             record=Verdict,
             row_key=lambda verdict: verdict.completion_id,
@@ -113,42 +92,39 @@ def _file(data_dir: str, task: str) -> Path | None:
     return next((path for name in FILES[task] if (path := Path(data_dir) / name).is_file()), None)
 
 
-def _run(answers: Sequence[Completion], problems: dict[str, CodeProblem]) -> Iterator[Verdict]:
+def _run(answers: Sequence[Completion], problems: Mapping[str, CodeProblem]) -> Iterator[Verdict]:
     """Run the programs of answers side by side."""
     given = {answer.completion_id: answer for answer in answers}
-    codes = {
-        key: extract_code(answer.text, problems[answer.prompt_id])
-        for key, answer in given.items()
-        if answer.text is not None
-    }
+    codes: dict[str, str] = {}
+    for key, answer in given.items():
+        if answer.text is None:
+            yield _verdict(answer, "no_text", "", "the prompt left no room for an answer")
+        else:
+            codes[key] = extract_code(answer.text, problems[answer.prompt_id])
     programs = {key: program(code, problems[given[key].prompt_id]) for key, code in codes.items()}
     for key, outcome in run_programs(programs):
-        answer = given[key]
-        yield Verdict(
-            problem=answer.prompt_id,
-            completion_id=key,
-            status=outcome.status,
-            finish_reason=answer.finish_reason,
-            code=codes[key],
-            detail=outcome.detail,
-        )
-    for key in given.keys() - codes.keys():
-        answer = given[key]
-        yield Verdict(
-            problem=answer.prompt_id,
-            completion_id=key,
-            status="no_text",
-            finish_reason=answer.finish_reason,
-            code="",
-            detail="the prompt left no room for an answer",
-        )
+        yield _verdict(given[key], outcome.status, codes[key], outcome.detail)
+
+
+def _verdict(
+    answer: Completion,
+    status: Literal["passed", "failed", "timed_out", "out_of_memory", "no_text"],
+    code: str,
+    detail: str,
+) -> Verdict:
+    return Verdict(
+        problem=answer.prompt_id,
+        completion_id=answer.completion_id,
+        status=status,
+        finish_reason=answer.finish_reason,
+        code=code,
+        detail=detail,
+    )
 
 
 def _result(name: str, task: str, verdicts: Sequence[Verdict], seed: int) -> TaskResult:
     passed = [float(verdict.status == "passed") for verdict in verdicts]
-    counts: dict[str, int] = {}
-    for verdict in verdicts:
-        counts[verdict.status] = counts.get(verdict.status, 0) + 1
+    counts = Counter(verdict.status for verdict in verdicts)
     truncated = sum(verdict.finish_reason == "length" for verdict in verdicts)
     return TaskResult(
         task=task,

@@ -4,18 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from selfalign.comparing import Comparison
-from selfalign.config import EvaluationRecipe, Sampling
+from selfalign.config import EvaluationRecipe
 from selfalign.evaluation.head_to_head import compared, head_to_head
 from selfalign.evaluation.results import TaskResult
-from selfalign.records import Completion, Messages, Prompt, RankedPrompt, content_id
+from selfalign.records import Completion, Messages, Prompt, RankedPrompt
 from selfalign.runs import Artifact, Run, Stage, Work
 from selfalign.runs.files import hash_file, read_rows, write_json
-from selfalign.seeds import derive_seed
-from selfalign.stages.benchmark_judge import judge_inputs, judge_name, judge_settings, open_benchmark_judge
-from selfalign.stages.common import generation_settings
-from selfalign.stages.compare import Comparer, pair_of
-from selfalign.stages.complete import Ask, complete
+from selfalign.stages.answers import answer_prompts, compare_answers
+from selfalign.stages.benchmark_judge import judge_inputs, judge_name, judge_settings
 from selfalign.stages.grader import Judged
 
 VERSION = 1
@@ -41,42 +37,9 @@ def answer_held_out(run: Run[EvaluationRecipe], name: str, model: Artifact) -> A
     Writes:
         <name>/head_to_head_answers.jsonl
     """
-    recipe = run.recipe
-    prompts = held_out_prompts(recipe)
-    sampling = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=recipe.max_new_tokens)
-    stage = Stage(
-        name=f"{name}/head_to_head_answers",
-        version=VERSION,
-        outputs=(ANSWERS,),
-        settings={
-            "limit": recipe.limit,
-            "max_new_tokens": recipe.max_new_tokens,
-            **generation_settings(recipe),
-        },
-        inputs={"model": model, "prompts": Artifact(_file(recipe), hash_file(_file(recipe)))},
-        expected={
-            "rows": len(prompts),
-            "generations": len(prompts),
-            "new_tokens": len(prompts) * recipe.max_new_tokens,
-        },
-    )
-
-    def body(work: Work) -> dict[str, Any]:
-        asks = [
-            Ask(
-                content_id(work.stage, prompt_id),
-                prompt_id,
-                messages,
-                0,
-                derive_seed(recipe.seed, work.stage, prompt_id),
-            )
-            for prompt_id, messages in prompts.items()
-        ]
-        complete(run, work, model, asks, ANSWERS, sampling)
-        lengths = [row.num_tokens for row in read_rows(work.output(ANSWERS), Completion)]
-        return {"rows": len(lengths), "mean_tokens": sum(lengths) / len(lengths)}
-
-    return run.do(stage, body)
+    file = _file(run.recipe)
+    data = Artifact(file, hash_file(file))
+    return answer_prompts(run, name, model, "head_to_head", held_out_prompts(run.recipe), data)
 
 
 def compare_models(run: Run[EvaluationRecipe], name: str, answers: Mapping[str, Artifact]) -> None:
@@ -107,20 +70,12 @@ def compare_models(run: Run[EvaluationRecipe], name: str, answers: Mapping[str, 
         texts = {model: _texts(run.root / model / ANSWERS) for model in (*earlier, name)}
         prompts = held_out_prompts(recipe)
         pairs = [
-            pair_of(work.stage, *(_judged(texts[model][key], key, messages) for model in (name, other)))
+            (_judged(texts[name][key], messages), _judged(texts[other][key], messages))
             for other in earlier
             for key, messages in prompts.items()
             if texts[name][key].text is not None and texts[other][key].text is not None
         ]
-        work.map_rows(
-            COMPARISONS,
-            pairs,
-            Comparer(lambda: open_benchmark_judge(run)),
-            key=lambda pair: pair.comparison_id,
-            record=Comparison,
-            row_key=lambda comparison: comparison.comparison_id,
-        )
-        rows = list(read_rows(work.output(COMPARISONS), Comparison))
+        rows = compare_answers(run, work, pairs, COMPARISONS)
         own = _by_id(texts[name])
         found = {}
         for other in earlier:
@@ -156,8 +111,8 @@ def _by_id(answers: Mapping[str, Completion]) -> dict[str, str]:
     return {row.completion_id: row.text for row in answers.values() if row.text is not None}
 
 
-def _judged(answer: Completion, prompt_id: str, messages: Messages) -> Judged:
-    return Judged(answer.completion_id, prompt_id, messages, answer.text or "")
+def _judged(answer: Completion, messages: Messages) -> Judged:
+    return Judged(answer.completion_id, answer.prompt_id, messages, answer.text or "")
 
 
 def _result(name: str, before: str, found: Mapping[str, Mapping[str, Any]], judge: str) -> TaskResult:

@@ -13,13 +13,14 @@ from selfalign.records import Completion, Message, Record, content_id
 from selfalign.runs import Artifact, Run, Stage, Work
 from selfalign.runs.files import hash_file, hash_json, read_rows, write_json
 from selfalign.seeds import derive_seed
+from selfalign.stages.answers import answer_cost, answer_settings
 from selfalign.stages.benchmark_judge import judge_inputs, judge_name, judge_settings, open_benchmark_judge
-from selfalign.stages.common import generation_settings
 from selfalign.stages.complete import Ask, complete
 
 VERSION = 1
 TURNS = (1, 2)
-_FILES = ("question.jsonl", "judge_prompts.jsonl", "reference_answer/gpt-4.jsonl")
+_FILES = ("question.jsonl", "judge_prompts.jsonl")
+_REFERENCES = "reference_answer/gpt-4.jsonl"
 
 
 class Grade(Record):
@@ -36,10 +37,9 @@ def mt_bench_problem(recipe: EvaluationRecipe) -> str | None:
     if recipe.judge is None:
         return "needs a judge: give --judge MODEL, or judge.endpoint in a recipe"
     if recipe.data_dir is None:
-        return f"needs data_dir with mt_bench/{{{', '.join(_FILES)}}} of FastChat"
-    folder = _folder(recipe)
-    lacking = [name for name in _FILES if not (folder / name).is_file()]
-    return f"{folder / lacking[0]} is missing; take it from FastChat's llm_judge data" if lacking else None
+        return f"needs data_dir with mt_bench/{{{', '.join((*_FILES, _REFERENCES))}}} of FastChat"
+    lacking = [file for file in _files(recipe) if not file.is_file()]
+    return f"{lacking[0]} is missing; take it from FastChat's llm_judge data" if lacking else None
 
 
 def answer_mt_bench(run: Run[EvaluationRecipe], name: str, model: Artifact) -> Artifact:
@@ -51,7 +51,7 @@ def answer_mt_bench(run: Run[EvaluationRecipe], name: str, model: Artifact) -> A
         <name>/mt_bench_turn_1.jsonl, mt_bench_turn_2.jsonl
     """
     recipe = run.recipe
-    bench = read_mt_bench(_folder(recipe))
+    bench = _read(recipe)
     questions = bench.questions[: recipe.limit]
     sampling = Sampling(top_p=1.0, max_new_tokens=recipe.max_new_tokens)
     files = tuple(f"mt_bench_turn_{turn}.jsonl" for turn in TURNS)
@@ -59,17 +59,9 @@ def answer_mt_bench(run: Run[EvaluationRecipe], name: str, model: Artifact) -> A
         name=f"{name}/mt_bench_answers",
         version=VERSION,
         outputs=files,
-        settings={
-            "limit": recipe.limit,
-            "max_new_tokens": recipe.max_new_tokens,
-            **generation_settings(recipe),
-        },
-        inputs={"model": model, "data": Artifact(_folder(recipe), _fingerprint(recipe))},
-        expected={
-            "rows": 2 * len(questions),
-            "generations": 2 * len(questions),
-            "new_tokens": 2 * len(questions) * recipe.max_new_tokens,
-        },
+        settings=answer_settings(recipe),
+        inputs={"model": model, "data": _data(recipe)},
+        expected=answer_cost(recipe, len(TURNS) * len(questions)),
     )
 
     def body(work: Work) -> dict[str, Any]:
@@ -111,14 +103,14 @@ def grade_mt_bench(run: Run[EvaluationRecipe], name: str, answers: Artifact) -> 
     recipe = run.recipe
     judge = recipe.judge
     assert judge is not None  # noqa: S101 -- `mt_bench_problem` was asked
-    bench = read_mt_bench(_folder(recipe))
+    bench = _read(recipe)
     questions = bench.questions[: recipe.limit]
     stage = Stage(
         name=f"{name}/mt_bench",
         version=VERSION,
         outputs=("mt_bench.json", "mt_bench_grades.jsonl"),
         settings=judge_settings(run),
-        inputs={**judge_inputs(run), "answers": answers},
+        inputs={**judge_inputs(run), "answers": answers, "data": _data(recipe)},
         expected={"rows": 2 * len(questions), "generations": 2 * len(questions)},
     )
 
@@ -225,9 +217,18 @@ def _result(name: str, judge: BenchmarkJudge, found: dict[str, Any]) -> TaskResu
     )
 
 
-def _folder(recipe: EvaluationRecipe) -> Path:
-    return Path(recipe.data_dir or "") / "mt_bench"
+def _files(recipe: EvaluationRecipe) -> list[Path]:
+    """Return the files of the questions, of the judge's prompts and of the reference answers."""
+    folder = Path(recipe.data_dir or "") / "mt_bench"
+    references = folder / _REFERENCES if recipe.references is None else Path(recipe.references)
+    return [*(folder / name for name in _FILES), references]
 
 
-def _fingerprint(recipe: EvaluationRecipe) -> str:
-    return hash_json({name: hash_file(_folder(recipe) / name) for name in _FILES})
+def _read(recipe: EvaluationRecipe) -> MTBench:
+    questions, _, references = _files(recipe)
+    return read_mt_bench(questions.parent, references)
+
+
+def _data(recipe: EvaluationRecipe) -> Artifact:
+    questions, *others = _files(recipe)
+    return Artifact(questions, hash_json([hash_file(file) for file in (questions, *others)]))

@@ -20,7 +20,6 @@ PREFIX = 'import math\n\ndef helper():\n    return 1\n\ndef area(r: float) -> fl
 AREA = CodeProblem(
     key="Own/0",
     messages=(Message(role="user", content="?"),),
-    raw_prompt=None,
     prefix=PREFIX,
     entry_point="area",
     tests="assert area(0) == 0\n",

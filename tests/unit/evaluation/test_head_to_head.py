@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from selfalign.comparing import Comparison
 from selfalign.evaluation import length_control
-from selfalign.evaluation.head_to_head import Outcome, compared, head_to_head, preference_of, voted
+from selfalign.evaluation.head_to_head import Outcome, compared, head_to_head, preference_of
 
 OWN = {"own1": "aaaa", "own2": "aa", "own3": ""}
 OTHER = {"other1": "b", "other2": "bbb", "other3": "bb"}
@@ -76,27 +76,12 @@ def test_comparisons_count_for_the_first_model_whichever_way_round_they_are():
         ("p3", None, "no_answer", 0, 2),
         ("p2", 0.5, None, 2, 3),
     ]
-    assert compared(asked, OWN, OTHER, soft=True)[1].preference == pytest.approx(0.15)
 
 
 def test_a_comparison_of_other_models_is_refused():
     for ids in (("own1", "own2"), ("other1", "third"), ("third", "own1")):
         with pytest.raises(ValueError, match="is not between these two models"):
             compared([comparison(0.9, 0.9, *ids)], OWN, OTHER)
-
-
-def test_votes_become_outcomes():
-    found = voted({"p1": 1, "p2": -1, "p3": 0, "p4": None}, dict.fromkeys(["p1", "p2", "p3", "p4"], (7, 8)))
-    assert [(o.prompt_id, o.preference, o.reason, o.length, o.other_length) for o in found] == [
-        ("p1", 1.0, None, 7, 8),
-        ("p2", 0.0, None, 7, 8),
-        ("p3", 0.5, None, 7, 8),
-        ("p4", None, "no_vote", 7, 8),
-    ]
-    with pytest.raises(ValueError, match="the vote on prompt p1 is 2"):
-        voted({"p1": 2}, {"p1": (1, 1)})
-    with pytest.raises(KeyError):
-        voted({"p1": 1}, {})
 
 
 def test_a_table_by_hand():
@@ -144,11 +129,10 @@ def test_a_judge_that_says_nothing_gives_no_number():
         assert result["other_mean_length"] is None
 
 
-def test_the_votes_of_several_people_on_a_prompt_are_drawn_together():
-    votes = {f"p{i}": 1 if i % 3 else -1 for i in range(30)}
-    lengths = {name: (10 + i, 25) for i, name in enumerate(votes)}
-    once = head_to_head(voted(votes, lengths))["win_rate"]
-    thrice = head_to_head([*voted(votes, lengths)] * 3)["win_rate"]
+def test_several_outcomes_of_a_prompt_are_drawn_together():
+    outcomes = [outcome(f"p{i}", 1.0 if i % 3 else 0.0, 10 + i, 25) for i in range(30)]
+    once = head_to_head(outcomes)["win_rate"]
+    thrice = head_to_head(outcomes * 3)["win_rate"]
     assert thrice["n"] == 90
     assert [thrice[end] for end in ("low", "high")] == pytest.approx([once[end] for end in ("low", "high")])
 
