@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
+from selfalign.errors import ModelError
 from selfalign.models.packing import Branch
 
 NAME = "selfalign_tree"
@@ -53,15 +54,15 @@ def tree_attention(
         `(1, L, H, E)`, and no weights.
 
     Raises:
-        NotImplementedError: The architecture asks for something else.
+        ModelError: The architecture asks for something else.
     """
     del attention_mask
     if windows is not None:
         windows[module] = sliding_window
     if unknown := sorted(name for name in _CHANGE_SCORES & rest.keys() if rest[name] is not None):
-        raise NotImplementedError(f"attention with {', '.join(unknown)}")
+        raise ModelError(f"attention with {', '.join(unknown)}")
     if branches is None:
-        raise NotImplementedError("its layers keep back what their attention is told")
+        raise ModelError("its layers keep back what their attention is told")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)  # rotary positions leave them in float32
     if query.device.type == "cpu" and dropout == 0 and softcap is None:
