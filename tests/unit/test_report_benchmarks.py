@@ -22,7 +22,7 @@ def test_shares_are_shown_in_per_cent_with_interval_and_change() -> None:
     found = {("mmlu", "M0"): result("mmlu", "M0", 0.25), ("mmlu", "M1"): result("mmlu", "M1", 0.5)}
     [row] = benchmark_rows(["M0", "M1"], found)
     assert row.label == "MMLU"
-    assert row.cells == ("25.0 (15.0 to 35.0)", "50.0 (40.0 to 60.0)")
+    assert row.cells == ("25.0 (15.0–35.0)", "50.0 (40.0–60.0)")
     assert (row.change, row.over) == ("+25.0", "20")
 
 
@@ -46,7 +46,7 @@ def test_points_are_shown_as_they_are() -> None:
 def test_a_model_that_is_not_measured_yet_or_scored_nothing_has_an_empty_cell_and_no_change() -> None:
     found = {("mmlu", "M0"): result("mmlu", "M0", 0.25), ("gsm8k", "M0"): result("gsm8k", "M0", None)}
     rows = benchmark_rows(["M0", "M1"], found)
-    assert [row.cells for row in rows] == [("25.0 (15.0 to 35.0)", None), (None, None)]
+    assert [row.cells for row in rows] == [("25.0 (15.0–35.0)", None), (None, None)]
     assert [row.change for row in rows] == [None, None]
 
 
@@ -73,7 +73,7 @@ def test_markdown_keeps_its_columns_whatever_a_name_holds() -> None:
     head, rule, mmlu, gpqa = text.splitlines()
     assert head == "| benchmark | a\\|b c | questions | note |"
     assert rule.count("---") == 4
-    assert mmlu == "| MMLU | 50.0 (40.0 to 60.0) | 20 |  |"
+    assert mmlu == "| MMLU | 50.0 (40.0–60.0) | 20 |  |"
     assert gpqa == "| GPQA | not run |  | no \\| data |"
 
 
@@ -88,7 +88,7 @@ def test_the_table_of_a_run_is_that_of_its_evaluation_and_holds_what_is_done(tmp
     assert table is not None
     models, [row], not_run = table
     assert models == ["M0", "M1"]
-    assert row.cells == ("50.0 (40.0 to 60.0)", None)
+    assert row.cells == ("50.0 (40.0–60.0)", None)
     assert not_run == {"gpqa": "no data"}
 
 

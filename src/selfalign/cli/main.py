@@ -130,7 +130,10 @@ def evaluate(
             "smollm2-135m-instruct; or `doctor`, to see what is missing here.",
         ),
     ],
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Keys of an evaluation recipe, such as max_new_tokens=512."),
+    ] = None,
     suite: Annotated[
         str | None, typer.Option(help="Benchmarks of a published table: rlcd, self_rewarding.")
     ] = None,
@@ -143,7 +146,7 @@ def evaluate(
         bool | None, typer.Option("--chat/--bare", help="Ask in the chat format, or continue bare text.")
     ] = None,
     judge: Annotated[
-        str | None, typer.Option(help="Model that grades MT-Bench and compares head to head.")
+        str | None, typer.Option(help="Model that grades MT-Bench and AlpacaEval, and compares head to head.")
     ] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Where results go, if not where they would.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be done; do nothing.")] = False,
@@ -155,8 +158,8 @@ def evaluate(
     """Measure a model, or every model of a run, on benchmarks.
 
     `selfalign eval runs/quickstart --suite self_rewarding` shows gains and losses of M0, M1, … in one table.
-    Kill it at any moment and give the same command again. API judges are set by a key, as in
-    `judge.endpoint.url=...`; any key of an evaluation recipe can be.
+    Kill it at any moment and give the same command again. A judge behind an API is named by
+    `judge.endpoint.url=... judge.endpoint.model=...`.
     """
     from selfalign.cli.evaluate import benchmark_table, doctor_table, evaluation_recipe, evaluation_root
     from selfalign.methods.evaluation import doctor
@@ -176,7 +179,7 @@ def evaluate(
         if as_json:
             print(json.dumps(found, indent=2))
         else:
-            console.print(doctor_table(found))
+            console.print(doctor_table(found), soft_wrap=False)  # which folds cells that are too long
         return
     recipe = evaluation_recipe(target, options, overrides or [])
     root = run_dir or evaluation_root(target, recipe)
@@ -188,7 +191,7 @@ def evaluate(
     text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     report = _execute(recipe, root, text, as_json=as_json, update=update)
     if not as_json and (table := read_table(root)) is not None:
-        console.print(benchmark_table(*table))
+        console.print(benchmark_table(*table), soft_wrap=False)
         _say(f"results: {root}; report: {report}")
 
 

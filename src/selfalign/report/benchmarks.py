@@ -15,6 +15,12 @@ EVALUATION = "evaluation"
 PLAN = "plan.json"
 ALL_MEASURES = ("ifeval", "alpaca_eval")
 """Benchmarks that the published tables show by all their measures, not by a headline alone."""
+_WORDS = {
+    "prompt_level_strict_acc": "prompts, strict",
+    "inst_level_strict_acc": "instructions, strict",
+    "prompt_level_loose_acc": "prompts, loose",
+    "inst_level_loose_acc": "instructions, loose",
+}
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class BenchmarkRow:
     over: str
     """How many questions."""
     note: str
-    """What to know before comparing, or why it was not run."""
+    """What to know before comparing; it stands in the first row of a benchmark."""
 
 
 def benchmark_rows(
@@ -54,13 +60,14 @@ def benchmark_rows(
                 change = _points(values[-1] - values[0], first.unit, sign="+")
             rows.append(
                 BenchmarkRow(
-                    LABELS[task] if name is None else f"{LABELS[task]} {name}",
+                    LABELS[task] if name is None else f"{LABELS[task]} {_WORDS.get(name, name)}",
                     tuple(_cell(measure, first.unit) for measure in measures),
                     change,
                     f"{max((measure['n'] for measure in measures if measure is not None), default=0):,}",
                     notes,
                 )
             )
+            notes = ""
     return rows
 
 
@@ -88,15 +95,24 @@ def read_table(root: Path) -> tuple[list[str], list[BenchmarkRow], dict[str, str
     return plan["models"], benchmark_rows(plan["models"], results), plan["not_run"]
 
 
-def evaluation_page(stages: Mapping[str, Manifest]) -> dict[str, Any]:
+def evaluation_page(root: Path, stages: Mapping[str, Manifest]) -> dict[str, Any]:
     """Return all that the page of an evaluation shows besides its table.
 
     Args:
+        root: Directory of the evaluation.
         stages: Manifests of the finished stages.
     """
+    plan = read_json(root / PLAN) if (root / PLAN).is_file() else {"tasks": [], "models": [], "not_run": {}}
+    wanted = {
+        f"{model}/{task}"
+        for task in plan["tasks"]
+        if task not in plan["not_run"]
+        # The first model is compared with no other.
+        for model in plan["models"][task == "head_to_head" :]
+    }
     warned = [(name, message) for name, made in stages.items() for message in made["warnings"]]
     return {
-        "finished": bool(stages),
+        "finished": bool(plan["models"]) and wanted <= stages.keys(),
         "data_contents": {},
         "concerns": [{"where": name, "message": message} for name, message in warned],
     }
@@ -126,7 +142,7 @@ def _cell(measure: Measure | None, unit: str) -> str | None:
         return None
     value, low, high = measure["value"], measure["low"], measure["high"]
     shown = _points(value, unit)
-    return shown if low is None else f"{shown} ({_points(low, unit)} to {_points(high, unit)})"
+    return shown if low is None else f"{shown} ({_points(low, unit)}–{_points(high, unit)})"
 
 
 def _points(value: object, unit: str, sign: str = "") -> str:

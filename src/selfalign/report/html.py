@@ -42,7 +42,7 @@ def write_report(root: Path) -> Path:
         case "rlcd":
             template, page = "rlcd.jinja", rlcd_page(root, stages, data)
         case "evaluation":
-            template, page = "evaluation.jinja", evaluation_page(stages)
+            template, page = "evaluation.jinja", evaluation_page(root, stages)
             if benchmarks is not None:
                 write_text(root / "table.md", as_markdown(*benchmarks))
         case _:

@@ -132,5 +132,5 @@ def _result(name: str, before: str, found: Mapping[str, Mapping[str, Any]], judg
         metric=f"win rate against {before}",
         measures=measures,
         counts=counts,
-        notes=(f"judged by {judge}, ties half",),
+        notes=(f"against the model before, judged by {judge}; a tie is half a win",),
     )
