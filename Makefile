@@ -18,7 +18,7 @@ quickstart: install  ## Run self-rewarding from M0 to M3 on this machine.
 	$(BIN)/selfalign run recipes/quickstart.yaml
 
 test: $(VENV)/.installed-dev  ## Run the tests.
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 check: $(VENV)/.installed-dev  ## Check style and types.
 	$(BIN)/ruff check .

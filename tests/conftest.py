@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from selfalign.config import Policy
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Threads only get into each other's way on matrices this small.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# How long an example takes says nothing about it: the machine may be busy.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 CHATML = (resources.files("selfalign") / "prompts" / "templates" / "chatml.jinja").read_text()
 

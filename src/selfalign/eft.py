@@ -19,8 +19,9 @@ from scipy.stats import rankdata
 from selfalign.judging import mean_rewards, representative
 from selfalign.records import Judgment, Messages, RankedPrompt, RankedReply, SFTExample, content_id
 
-Rule = Literal["ranking", "per_reply"]
+Rule = Literal["ranking", "per_reply", "none"]
 Target = Literal["rationale", "score"]
+Spread = Literal["label", "even"]
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ def agreeing_replies(
     Args:
         prompt: The human ranking.
         rewards: Reward of every reply by `reply_id`; `None` is unscored.
-        rule: `per_reply` returns the replies that agree; `ranking` all of them if all agree, else none.
+        rule: `per_reply` returns the replies that agree; `ranking` all of them if all agree, else none;
+            `none` asks for no agreement and returns all.
 
     Raises:
         KeyError: A reply has no entry in `rewards`.
@@ -129,6 +131,8 @@ def agreeing_replies(
     Source: 2401.10020, section 3.1.1, for `ranking`; icip-cas/AutoAlign for `per_reply`. That ties and
     unscored replies never agree is our choice, because otherwise a constant judge passes.
     """
+    if rule == "none":
+        return prompt.replies
     scores = [rewards[reply.reply_id] for reply in prompt.replies]
     if None in scores:
         return ()
@@ -150,13 +154,13 @@ def build_examples(
     *,
     rule: Rule,
     target: Target,
+    spread: Spread = "label",
     high: int = 5,
 ) -> EFTSelection:
     """Turn the judgments that agree with people into examples of judging.
 
     The target `rationale` is the whole text of the reply's representative judgment. The target `score` is
-    a score line alone: the human quality label times `high`, rounded down, or without a label the human
-    place spread evenly from `high` for the best to 1 for the worst, halves rounded up.
+    a score line alone, with the score of `human_scores`.
 
     Replies without an example are counted under the first of: `unscored` (itself), `unscored_sibling`
     (another reply of the prompt), `tie` (another reply has its reward), `disagrees` (its place or, under
@@ -165,21 +169,24 @@ def build_examples(
 
     Args:
         ranked: Prompts with human-ranked replies.
-        judgments: One or more of each reply, by `completion_id` = `reply_id`; others are ignored.
+        judgments: One or more of each reply, by `completion_id` = `reply_id`; others are ignored. The rule
+            `none` with the target `score` needs none.
         judge_prompts: What the judge is asked about each reply, by `reply_id`.
         rule: See `agreeing_replies`.
         target: What the model learns to say.
+        spread: See `human_scores`.
         high: The rubric's best score; targets made from human labels lie in 0 to `high`.
 
     Raises:
         KeyError: A reply has no judgment, or a kept one no judge prompt.
         ValueError: Two judgments of a reply have the same sample number.
 
-    Source: 2401.10020, section 3.1.1, for `rationale`; icip-cas/AutoAlign for `score` from labels. Scores
-    from places are our choice, because trees without labels still order their replies.
+    Source: 2401.10020, section 3.1.1, for `rationale`; icip-cas/AutoAlign for `score` and `per_reply`. The
+    rule `none` is our choice, because a score line made of people's labels is right whatever the judge said.
     """
     judgments = list(judgments)
     rewards = mean_rewards(judgments)
+    scores = human_scores(ranked, spread=spread, high=high)
     by_reply: dict[str, list[Judgment]] = {}
     for judgment in judgments:
         by_reply.setdefault(judgment.completion_id, []).append(judgment)
@@ -191,11 +198,8 @@ def build_examples(
             if reply.reply_id not in agreeing:
                 dropped[_disagreement(prompt, reply, rewards)] += 1
                 continue
-            found = (
-                _human_target(prompt, reply, high)
-                if target == "score"
-                else _rationale(by_reply[reply.reply_id])
-            )
+            score = scores[reply.reply_id]
+            found = (score, f"Score: {score}") if target == "score" else _rationale(by_reply[reply.reply_id])
             if isinstance(found, str):
                 dropped[found] += 1
                 continue
@@ -213,6 +217,37 @@ def build_examples(
                 )
             )
     return EFTSelection(examples, dropped)
+
+
+def human_scores(ranked: Sequence[RankedPrompt], *, spread: Spread, high: int = 5) -> dict[str, int]:
+    """Return the whole score, 0 to `high`, that people gave each reply, by `reply_id`.
+
+    Without a label it is the human place among the replies of the prompt, spread evenly from `high` for the
+    best to 1 for the worst, halves rounded up; where all share one place, the middle.
+
+    Args:
+        ranked: Prompts with human-ranked replies.
+        spread: `label` takes the quality label times `high`, rounded down. `even` takes the place of the
+            label among those of all replies (equal labels share the mean place), so that each score is
+            given about as often as any other.
+        high: The rubric's best score.
+
+    Source: icip-cas/AutoAlign for `label`. `even` is our choice, because labels crowd around 0.7, so that
+    most scores are 3 and none is 5; places are, because trees without labels still order their replies.
+    """
+    labels = {r.reply_id: r.quality for prompt in ranked for r in prompt.replies if r.quality is not None}
+    if spread == "even":
+        shares = (rankdata(list(labels.values())) - 0.5) / max(len(labels), 1)
+        scores = {key: int((high + 1) * share) for key, share in zip(labels, shares, strict=True)}
+    else:
+        scores = {key: min(max(int(high * quality), 0), high) for key, quality in labels.items()}
+    for prompt in ranked:
+        ranks = sorted({reply.rank for reply in prompt.replies})
+        for reply in prompt.replies:
+            if reply.reply_id not in labels:
+                share = ranks.index(reply.rank) / (len(ranks) - 1) if len(ranks) > 1 else 0.5
+                scores[reply.reply_id] = math.floor(high - share * (high - 1) + 0.5)
+    return scores
 
 
 def balance_scores(examples: Sequence[SFTExample], *, seed: int) -> tuple[list[SFTExample], Counter[str]]:
@@ -238,9 +273,9 @@ def balance_scores(examples: Sequence[SFTExample], *, seed: int) -> tuple[list[S
 
 
 def balance_lengths(
-    examples: Sequence[SFTExample], lengths: Mapping[str, int], *, bound: float = 0.02
+    examples: Sequence[SFTExample], lengths: Mapping[str, int], *, bound: float
 ) -> tuple[list[SFTExample], Counter[str]]:
-    """Drop examples until the stated score no longer follows the length of the judged reply.
+    """Drop examples until the stated score follows the length of the judged reply no more than allowed.
 
     The measure is the correlation of score and length rank (average ranks among all examples given). While
     it is beyond the bound, the example whose removal brings it nearest to 0 goes, counted as
@@ -313,20 +348,6 @@ def _rationale(judgments: Sequence[Judgment]) -> tuple[int, str] | str:
     if not judgment.score.is_integer():
         return "fractional_score"
     return int(judgment.score), judgment.text
-
-
-def _human_target(prompt: RankedPrompt, reply: RankedReply, high: int) -> tuple[int, str]:
-    """Return the score that the human label stands for, or the human place without one, and its line.
-
-    Places are those among different ranks; where all replies share one it is the middle.
-    """
-    if reply.quality is not None:
-        score = min(max(int(high * reply.quality), 0), high)
-    else:
-        ranks = sorted({other.rank for other in prompt.replies})
-        share = ranks.index(reply.rank) / (len(ranks) - 1) if len(ranks) > 1 else 0.5
-        score = math.floor(high - share * (high - 1) + 0.5)
-    return score, f"Score: {score}"
 
 
 def _correlation(sums: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -236,7 +236,7 @@ def test_a_second_process_is_refused(command, tmp_path: Path):
     [
         [f"{part}.lora={{rank: 4, alpha: 8}}" for part in ("sft", "eft.train", "dpo.train")],
         ["dpo.train.lora={rank: 4, alpha: 8}", "eft.training=sequential"],
-        ["eft.target=rationale", "eft.balance_lengths=true", "pairs.strategy=all", "judge.samples=1"],
+        ["eft.target=rationale", "eft.max_length_correlation=0.02", "pairs.strategy=all", "judge.samples=1"],
         ["judge.method=expected", "pairs.near_best=0.5", "pairs.length_cost=0.01"],
         ["judge.method=expected_after_rationale", "judge.attacked_prompts=0"],
         ["judge.method=pairwise"],

@@ -1,6 +1,5 @@
 import json
 import math
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -232,13 +231,6 @@ def test_the_result_is_json() -> None:
     ranked, rewards = many(20)
     for quality in (judge_quality(ranked, rewards, parse_rate=None), length_baseline(ranked)):
         assert json.loads(json.dumps(quality, allow_nan=False)) == quality
-
-
-def test_600_prompts_take_well_under_two_seconds() -> None:
-    ranked, rewards = many(600)
-    started = time.perf_counter()
-    judge_quality(ranked, rewards, parse_rate=1.0)
-    assert time.perf_counter() - started < 2
 
 
 def test_the_length_baseline_always_prefers_the_longer_reply() -> None:

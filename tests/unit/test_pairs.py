@@ -1,4 +1,3 @@
-import time
 from collections import Counter
 from itertools import combinations
 from statistics import fmean, median
@@ -75,9 +74,7 @@ def test_no_pair_crosses_prompts_however_many_there_are(count: int, strategy: St
     completions = [completions[index] for index in rng.permutation(len(completions))]
     rewards: list[float | None] = [float(c.sample) for c in completions]
     prompts = [prompts[index] for index in rng.permutation(count)]
-    started = time.perf_counter()
     selection = select(prompts, completions, rewards, strategy=strategy)
-    assert time.perf_counter() - started < 2
     messages = {prompt.prompt_id: prompt.messages for prompt in prompts}
     for pair in selection.pairs:
         assert pair.chosen.endswith(f" to {pair.prompt_id}")

@@ -19,7 +19,7 @@ from selfalign.config.common import (
     Train,
 )
 from selfalign.data import Format, Selection
-from selfalign.eft import Rule, Target
+from selfalign.eft import Rule, Spread, Target
 from selfalign.pairs import Strategy
 
 
@@ -64,13 +64,18 @@ class EFT(Section):
     """Evaluation fine-tuning: teaching the model to judge. Source: 2401.10020, section 2.1 and 3.1."""
 
     agreement: Rule = "ranking"
-    """Keep a prompt whose whole ranking agrees with the human one, or each reply whose place agrees."""
+    """Keep a prompt whose whole ranking agrees with the human one, or (per_reply) each reply whose place
+    does, or (none, for target: score) every reply, so that the baseline need not judge any."""
     target: Target = "rationale"
-    """Learn the judge's own rationale and score, or the score line alone."""
+    """Learn the judge's own rationale and score, or a score line made of the human label or place."""
+    spread: Spread = "label"
+    """Score of target: score: the label times five, or `even`, its place among all labels, so that all scores
+    are as frequent."""
     balance_scores: bool = True
     """Down-sample the most common score to the next most common."""
-    balance_lengths: bool = False
-    """Drop examples until score and length of the judged reply are uncorrelated."""
+    max_length_correlation: Fraction | None = None
+    """Drop examples until score and length of the judged reply are correlated no more than this; null drops
+    none. People's labels favour length, and 0.02 leaves a judge nothing to learn from it."""
     training: Literal["joint", "sequential"] = "joint"
     """M1 from M0 on IFT + EFT data together, or from the SFT baseline on EFT data alone."""
     train: Train = Train()
@@ -185,6 +190,10 @@ class SelfRewardingRecipe(BaseRecipe):
                 f"eft.target: rationale learns whole judgments, and judge.method: {self.judge.method} leaves "
                 "their score open; set eft.target: score"
             )
+        if self.eft.target == "rationale" and self.eft.agreement == "none":
+            raise ValueError("eft.agreement: none keeps wrong judgments too; it is for eft.target: score")
+        if self.eft.target == "rationale" and self.eft.spread != "label":
+            raise ValueError("eft.spread is for eft.target: score; a rationale brings its own score")
         drawn = {"candidates": self.candidates.sampling, "prompts": self.prompts.sampling}
         for name, sampling in drawn.items():
             if sampling.temperature == 0:

@@ -26,14 +26,18 @@ RUBRIC_TOKENS = 250
 """About what a rubric and its fences add to a judged text, for estimates."""
 
 
-def judge_ranked(run: Run[SelfRewardingRecipe], baseline: Artifact, ranked: Artifact) -> Artifact:
+def judge_ranked(run: Run[SelfRewardingRecipe], baseline: Artifact, ranked: Artifact) -> Artifact | None:
     """Have the judge, by default the SFT baseline, score every ranked reply, K times each.
+
+    Where EFT asks for no agreement there is nothing to judge, and nothing is returned.
 
     Reads:
         data/ranked.jsonl
     Writes:
         eft/judgments.jsonl
     """
+    if run.recipe.eft.agreement == "none":
+        return None
     settings = run.recipe.judge
     by = judge_of(run, settings, baseline)
     stage = Stage(
@@ -63,8 +67,10 @@ def judged_replies(prompts: list[RankedPrompt]) -> list[Judged]:
     ]
 
 
-def build_eft(run: Run[SelfRewardingRecipe], ranked: Artifact, judgments: Artifact) -> Artifact:
+def build_eft(run: Run[SelfRewardingRecipe], ranked: Artifact, judgments: Artifact | None) -> Artifact:
     """Keep the judgments that agree with people, balance them, and write them as examples.
+
+    Without judgments every reply makes an example, of its human label.
 
     Reads:
         data/ranked.jsonl, eft/judgments.jsonl
@@ -84,7 +90,7 @@ def build_eft(run: Run[SelfRewardingRecipe], ranked: Artifact, judgments: Artifa
             "rubric": judge_settings(run, run.recipe.judge)["judge"]["rubric"],
             "seed": run.recipe.seed,
         },
-        inputs={"ranked": ranked, "judgments": judgments},
+        inputs={"ranked": ranked} | ({} if judgments is None else {"judgments": judgments}),
         expected={
             "rows": ranked.figures.get("replies", 0),
             "tokens": ranked.tokens + ranked.figures.get("replies", 0) * RUBRIC_TOKENS,
@@ -98,16 +104,17 @@ def build_eft(run: Run[SelfRewardingRecipe], ranked: Artifact, judgments: Artifa
         asked = {r.completion_id: judge_messages(rubric, r.messages, r.text) for r in replies}
         selection = build_examples(
             prompts,
-            read_rows(judgments.path, Judgment),
+            [] if judgments is None else read_rows(judgments.path, Judgment),
             asked,
             rule=settings.agreement,
             target=settings.target,
+            spread=settings.spread,
         )
         examples, dropped = selection.examples, selection.dropped
         agreed = score_counts(examples)
-        if settings.balance_lengths:
+        if settings.max_length_correlation is not None:
             lengths = {reply.completion_id: len(reply.text) for reply in replies}
-            examples, removed = balance_lengths(examples, lengths)
+            examples, removed = balance_lengths(examples, lengths, bound=settings.max_length_correlation)
             dropped += removed
         if settings.balance_scores:
             seed = derive_seed(run.recipe.seed, "eft/balance")

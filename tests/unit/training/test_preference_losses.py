@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -145,7 +145,6 @@ def test_sft_term_by_hand():
 
 
 @every_loss
-@settings(deadline=None)  # the first call of torch is slow
 @given(pairs=some_pairs())
 def test_the_label_order_with_the_lower_loss_is_the_one_the_rewards_prefer(loss: Loss, pairs: PairLogps):
     terms, other = loss(pairs), loss(swapped(pairs))
@@ -157,7 +156,6 @@ def test_the_label_order_with_the_lower_loss_is_the_one_the_rewards_prefer(loss:
 
 
 @logistic_losses
-@settings(deadline=None)
 @given(pairs=some_pairs(), smoothing=st.floats(0, 0.49))
 def test_label_smoothing_mixes_both_label_orders(loss: Loss, pairs: PairLogps, smoothing: float):
     mixture = (1 - smoothing) * loss(pairs).losses + smoothing * loss(swapped(pairs)).losses
@@ -174,7 +172,6 @@ def test_smoothed_loss_is_least_where_the_preference_has_the_certainty_of_the_la
 
 
 @every_loss
-@settings(deadline=None)
 @given(pairs=some_pairs())
 def test_the_loss_of_a_pair_does_not_depend_on_its_batch(loss: Loss, pairs: PairLogps):
     together = loss(pairs)
@@ -233,7 +230,6 @@ def test_ipo_loss_is_zero_at_its_goal_and_grows_on_both_sides():
     assert terms.rewards_chosen.tolist() == [0.25, 0.5, 0.75]
 
 
-@settings(deadline=None)
 @given(pairs=some_pairs(), tokens=st.integers(1, 400))
 def test_length_normalising_equal_lengths_divides_beta_by_the_length(pairs: PairLogps, tokens: int):
     same = torch.full_like(pairs.chosen_tokens, tokens)
@@ -243,7 +239,6 @@ def test_length_normalising_equal_lengths_divides_beta_by_the_length(pairs: Pair
     torch.testing.assert_close(terms.rewards_chosen, expected.rewards_chosen)
 
 
-@settings(deadline=None)
 @given(pairs=some_pairs(), smoothing=st.floats(0, 0.49))
 def test_a_length_penalty_of_zero_is_the_sigmoid_loss(pairs: PairLogps, smoothing: float):
     terms = length_regularised_loss(pairs, beta=0.1, length_penalty=0.0, label_smoothing=smoothing)
@@ -272,7 +267,6 @@ def test_the_implicit_reward_of_the_best_penalised_policy_is_the_true_reward(pen
     torch.testing.assert_close(terms.rewards_chosen - terms.rewards_rejected, reward[c] - reward[r])
 
 
-@settings(deadline=None)
 @given(pairs=some_pairs())
 def test_length_regularised_loss_is_dpo_against_a_reference_that_favours_short_answers(pairs: PairLogps):
     """beta KL(π, ρ) + a E|y| is beta KL(π, ρ'), ρ' proportional to ρ exp(-a |y| / beta); here 0.02 / 0.1."""
