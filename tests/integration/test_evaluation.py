@@ -22,6 +22,9 @@ vocabulary = "one two three four five six seven"
 match = 'Rate the answer'
 reply = "It is {{ words(3) }}. Rating: [[{{ number(1, 10) }}]]"
 [[rules]]
+match = 'Score:'
+reply = "It is {{ words(3) }}.\\nScore: {{ number(0, 5) }}"
+[[rules]]
 match = 'def double'
 reply = "Here it is:\\n```python\\ndef double(x):\\n    return 2 * x\\n```"
 [[rules]]
@@ -149,6 +152,57 @@ def test_every_model_of_a_run_is_measured_and_compared_with_those_before(
     page = (tmp_path / "e" / "report.html").read_text(encoding="utf-8")
     assert "MT-Bench" in page
     assert "<script" not in page
+
+
+def test_a_model_is_measured_as_a_judge_beside_length_and_likelihood(call, tiny_recipe, tmp_path) -> None:
+    """One prompt prefers the longer reply, one has a tie, and one a reply that is too long."""
+    from selfalign.config import Policy
+    from selfalign.records import Message
+    from selfalign.training.scoring import Scorer
+
+    model = tiny_recipe.parent / "model"
+    (tmp_path / "rubric.jinja").write_text("{{ prompt }} {{ completion }} Rate it.", encoding="utf-8")
+    rows = [
+        {"messages": [{"role": "user", "content": content}], "replies": replies}
+        for content, replies in [
+            ("why?", [{"text": "so it is", "quality": 0.9}, {"text": "so", "quality": 0.1}]),
+            ("how?", [{"text": "thus and so", "quality": 0.5}, {"text": "thus", "quality": 0.5}]),
+            ("who?", [{"text": "I", "quality": 0.9}, {"text": "you" * 20000, "quality": 0.1}]),
+        ]
+    ]
+    jsonl(tmp_path / "ranked.jsonl", rows)
+    asked = [
+        "--tasks", "judge_quality", f"ranked.paths=[{tmp_path / 'ranked.jsonl'}]",
+        f"judging.rubric={tmp_path / 'rubric.jinja'}", "policy.precision=float32",
+    ]  # fmt: skip
+    assert call("eval", model, *asked, "--run-dir", tmp_path / "e") == 0
+    found = result(tmp_path / "e", "model", "judge_quality")
+    assert found.counts == {"prompts": 2, "prompts_tied": 1, "pairs": 2, "pairs_unscored": 1}
+    assert found.measures["length"]["value"] == 0.5
+    assert found.headline["n"] == found.measures["likelihood"]["n"] == 1
+    assert found.measures["above_length"]["value"] == found.headline["value"] - 1.0
+    assert found.measures["parse_rate"]["value"] == pytest.approx(5 / 6)
+
+    likely = (tmp_path / "e" / "model" / "judge_quality_likelihoods.jsonl").read_text().splitlines()
+    means = [json.loads(row)["mean_logp"] for row in likely]
+    asked_why = (Message(role="user", content="why?"),)
+    scorer = Scorer(model, Policy(precision="float32"), 512)
+    direct = scorer.score([(asked_why, "so it is"), (asked_why, "so")])
+    assert means[:2] == pytest.approx([score.mean for score in direct], rel=1e-4)
+    assert means.count(None) == 1
+    page = (tmp_path / "e" / "report.html").read_text(encoding="utf-8")
+    assert "pairwise of length alone" in page
+
+
+def test_judges_of_a_run_are_measured_on_what_it_held_out(call, words, finished_run, tmp_path) -> None:
+    asked = ["--tasks", "judge_quality", *words, "--run-dir", tmp_path / "e"]
+    assert call("eval", finished_run, *asked) == 0
+    own = read_json(finished_run / "iteration-2" / "judge_quality.json")
+    found = result(tmp_path / "e", "M3", "judge_quality")
+    assert found.measures["length"]["value"] == own["length"]["pairwise_accuracy"]["value"]
+    assert found.headline["n"] > 0
+    assert found.counts["pairs"] == own["judge"]["pairs"]
+    assert "likelihood" not in found.measures
 
 
 def test_a_second_call_measures_nothing_again(call, words, tiny_recipe, tmp_path) -> None:

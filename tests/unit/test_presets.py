@@ -107,7 +107,16 @@ EVALUATION_RLCD = {
 }
 EVALUATION_SELF_REWARDING = {
     "tasks": (
-        *("mt_bench", "alpaca_eval", "head_to_head", "ifeval", "arc_easy", "arc_challenge", "hellaswag"),
+        *(
+            "mt_bench",
+            "alpaca_eval",
+            "head_to_head",
+            "judge_quality",
+            "ifeval",
+            "arc_easy",
+            "arc_challenge",
+            "hellaswag",
+        ),
         *("siqa", "piqa", "gsm8k", "mmlu", "openbookqa", "nq"),
     )
 }

@@ -6,7 +6,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from selfalign.config import EvaluationRecipe
+from selfalign.config import EvaluationRecipe, SelfRewardingRecipe
 from selfalign.errors import RecipeError
 from selfalign.evaluation.results import LABELS
 from selfalign.report.benchmarks import EVALUATION, BenchmarkRow
@@ -30,6 +30,8 @@ def evaluation_recipe(target: str, options: dict[str, Any], overrides: list[str]
     if (Path(target) / RESOLVED).is_file():
         run = recipe_of(Path(target))
         settings = run.model_dump(mode="json", include={"policy", "engine", "seed"})
+        if isinstance(run, SelfRewardingRecipe):
+            settings["judging"] = run.judge.model_dump(mode="json", exclude={"model", "endpoint"})
         own = settings | {"of_run": target} | own
     else:
         own |= {"policy": {"model": target}}

@@ -4,6 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from selfalign.data import Format
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
@@ -227,6 +229,17 @@ class Judge(Section):
         if self.model is not None and self.endpoint is not None:
             raise ValueError("model and endpoint both name a judge: leave one out")
         return self
+
+
+class RankedFiles(Section):
+    """Prompts with several human-ranked or human-rated replies."""
+
+    paths: tuple[str, ...] = ("starter",)
+    """Files, `hub:owner/name[:split]`, or `starter`."""
+    format: Format | None = None
+    """Format of the rows of all paths; recognised if not given."""
+    language: str | None = "en"
+    """Language label of OpenAssistant messages to keep; null keeps all."""
 
 
 class DPO(Section):

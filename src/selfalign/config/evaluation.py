@@ -4,12 +4,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from selfalign.config.common import BaseRecipe, Endpoint, PositiveInt, Section
+from selfalign.config.common import BaseRecipe, Endpoint, Judge, PositiveInt, RankedFiles, Section
 
 Task = Literal[
     "mt_bench",
     "alpaca_eval",
     "head_to_head",
+    "judge_quality",
     "math",
     "gsm8k",
     "humaneval",
@@ -68,6 +69,10 @@ class EvaluationRecipe(BaseRecipe):
     max_new_tokens: PositiveInt = 1024
     """Longest answer to be judged or run, in tokens; the other benchmarks bring limits of their own."""
     judge: BenchmarkJudge | None = None
+    judging: Judge = Judge(method="expected", rubric="additive_score_only")
+    """How each model judges where it is measured as a judge (judge_quality)."""
+    ranked: RankedFiles | None = None
+    """Human-ranked or rated replies, or pairs, for judge_quality; what the run held out if not given."""
     references: str | None = None
     """File of corrected reference answers for MT-Bench; the published ones in `data_dir` if not given."""
     baseline: str | None = None

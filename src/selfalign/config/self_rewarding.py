@@ -14,6 +14,7 @@ from selfalign.config.common import (
     Judge,
     NonNegative,
     PositiveInt,
+    RankedFiles,
     Sampling,
     Section,
     Train,
@@ -38,15 +39,9 @@ class IFTData(Section):
     """Examples kept at most."""
 
 
-class RankedData(Section):
+class RankedData(RankedFiles):
     """Prompts with several human-ranked or human-rated replies, for EFT and for measuring the judge."""
 
-    paths: tuple[str, ...] = ("starter",)
-    """Files, `hub:owner/name[:split]`, or `starter`."""
-    format: Format | None = None
-    """Format of the rows of all paths; recognised if not given."""
-    language: str | None = "en"
-    """Language label of OpenAssistant messages to keep; null keeps all."""
     evaluation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """Share of the prompts held out to measure the judge; no prompt is on both sides."""
     limit: PositiveInt | None = None
@@ -143,6 +138,28 @@ class Evaluation(Section):
     """Resamples of the prompts for the 95 % intervals."""
 
 
+GateMeasure = Literal[
+    "pairwise_accuracy",
+    "pairwise_accuracy_longer_better",
+    "pairwise_accuracy_longer_worse",
+    "exact_match",
+    "spearman",
+    "kendall_tau_b",
+    "parse_rate",
+]
+
+
+class Gate(Section):
+    """When the model of an iteration takes the place of the one before it, by the held-out rankings."""
+
+    max_fall: dict[GateMeasure, NonNegative] = Field(
+        {"pairwise_accuracy": 0.02, "parse_rate": 0.01}, min_length=1
+    )
+    """Measures of the model as a judge, each with the most that it may fall by."""
+    otherwise: Literal["stop", "keep"] = "stop"
+    """End the run with the model before, or keep it and go on with new prompts."""
+
+
 class IterativeDPO(DPO):
     """DPO in every iteration, each against the policy before it."""
 
@@ -178,6 +195,8 @@ class SelfRewardingRecipe(BaseRecipe):
     pairs: Pairs = Pairs()
     dpo: IterativeDPO = IterativeDPO()
     evaluation: Evaluation = Evaluation()
+    gate: Gate | None = None
+    """Accepts the model of an iteration or not; null accepts every one."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -11,6 +11,7 @@ LABELS = {
     "mt_bench": "MT-Bench",
     "alpaca_eval": "AlpacaEval",
     "head_to_head": "head to head",
+    "judge_quality": "judge quality",
     "math": "MATH",
     "gsm8k": "GSM8K",
     "humaneval": "HumanEval",

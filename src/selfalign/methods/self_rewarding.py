@@ -8,6 +8,7 @@ Where we depart from the paper, and why:
 * New prompts may come from the policy itself; the paper uses a fixed larger model. The recipe chooses.
 * Every model is measured as a judge on prompts held out from all training, beside plain length; a fixed
   judge, where the recipe names one, too.
+* A gate, where the recipe has one, keeps a model that judges worse than the one before from taking its place.
 * Candidates that try to talk the judge into a high score are tried in every iteration.
 """
 
@@ -32,7 +33,7 @@ def self_rewarding(run: Run[SelfRewardingRecipe]) -> None:
     eft = stages.build_eft(run, data.ranked, judgments)
     start, examples = (base, [data.ift, eft]) if recipe.eft.training == "joint" else (baseline, [eft])
     policy = stages.train_sft(run, "eft", start, examples, recipe.eft.train)  # M1
-    stages.evaluate_judge(run, "eft", policy, data.held_out)
+    quality = stages.evaluate_judge(run, "eft", policy, data.held_out)
 
     earlier: list[Artifact] = []
     for iteration in range(1, recipe.num_iterations + 1):
@@ -43,6 +44,10 @@ def self_rewarding(run: Run[SelfRewardingRecipe]) -> None:
         pairs = stages.make_pairs(run, iteration, prompts, candidates, judgments)
         rate = recipe.dpo.learning_rate_of(iteration)
         where = f"iteration-{iteration}"
-        policy = stages.train_dpo(run, where, policy, pairs, recipe.dpo, rate)  # M2, M3, ...
-        stages.evaluate_judge(run, where, policy, data.held_out)
+        trained = stages.train_dpo(run, where, policy, pairs, recipe.dpo, rate)  # M2, M3, ...
+        measured = stages.evaluate_judge(run, where, trained, data.held_out)
         earlier.append(prompts)
+        if stages.accepted(run, iteration, quality, measured):
+            policy, quality = trained, measured
+        elif recipe.gate is not None and recipe.gate.otherwise == "stop":
+            break

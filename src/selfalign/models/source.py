@@ -52,17 +52,19 @@ def find_model(name: str, revision: str | None = None) -> ModelSource:
 
 
 def policy_source(policy: Policy) -> ModelSource:
-    """Find the model that a recipe starts from: `policy.from_run`'s last one, or `policy.model`.
+    """Find the model that a recipe starts from: `policy.model`, or the last accepted of `policy.from_run`.
 
     Raises:
         ModelError: There is no such model or run, or the run has no model yet.
     """
     if policy.from_run is None:
         return find_model(policy.model, policy.revision)
-    trained = trained_models(Path(policy.from_run))
+    trained = [
+        model for model in trained_models(Path(policy.from_run)).values() if _is_accepted(model.parent)
+    ]
     if not trained:
         raise ModelError(f"policy.from_run: {policy.from_run} is no run with a finished training")
-    return find_model(str(list(trained.values())[-1]))
+    return find_model(str(trained[-1]))
 
 
 def trained_models(root: Path) -> dict[str, Path]:
@@ -72,6 +74,12 @@ def trained_models(root: Path) -> dict[str, Path]:
     return {
         _name(place.name): place / "model" for place in sorted(trained, key=lambda place: _order(place.name))
     }
+
+
+def _is_accepted(place: Path) -> bool:
+    """Say whether no gate has turned down the model of this place."""
+    gate = place / "gate.json"
+    return not gate.is_file() or bool(read_json(gate)["accepted"])
 
 
 def _order(where: str) -> tuple[int, int]:

@@ -13,13 +13,26 @@ from selfalign.runs.files import read_json
 EVALUATION = "evaluation"
 """Directory in a run that holds the evaluation of its models."""
 PLAN = "plan.json"
-ALL_MEASURES = ("ifeval", "alpaca_eval")
+ALL_MEASURES = ("ifeval", "alpaca_eval", "judge_quality")
 """Benchmarks that the published tables show by all their measures, not by a headline alone."""
 _WORDS = {
     "prompt_level_strict_acc": "prompts, strict",
     "inst_level_strict_acc": "instructions, strict",
     "prompt_level_loose_acc": "prompts, loose",
     "inst_level_loose_acc": "instructions, loose",
+    "pairwise_accuracy": "pairwise",
+    "pairwise_accuracy_longer_better": "pairwise, longer better",
+    "pairwise_accuracy_longer_worse": "pairwise, longer worse",
+    "tie_rate": "ties",
+    "five_best": "5-best",
+    "exact_match": "exact order",
+    "spearman": "Spearman",
+    "kendall_tau_b": "Kendall τ-b",
+    "parse_rate": "parsed",
+    "length": "pairwise of length alone",
+    "above_length": "pairwise above length",
+    "likelihood": "pairwise of likelihood",
+    "above_likelihood": "pairwise above likelihood",
 }
 
 

@@ -25,7 +25,7 @@ MEASURES = (
 _DIRECTORIES = ("data", "judge", "sft", "eft", "iteration", "contrast", "rlcd")
 _STAGES = (
     *("read", "prompts", "candidates", "contrasts", "completions", "judgments", "attacks", "examples"),
-    *("pairs", "strength", "reference", "train", "evaluate", "preference", "outputs"),
+    *("pairs", "strength", "reference", "train", "evaluate", "gate", "preference", "outputs"),
 )
 
 

@@ -14,6 +14,7 @@ from selfalign.stages.data import read_data
 from selfalign.stages.dpo import train_dpo
 from selfalign.stages.eft import build_eft, judge_ranked
 from selfalign.stages.evaluate import evaluate_judge
+from selfalign.stages.gate import accepted
 from selfalign.stages.judge import judge_candidates
 from selfalign.stages.models import models_to_measure
 from selfalign.stages.pairs import make_pairs
@@ -25,6 +26,7 @@ from selfalign.stages.strength import measure_strength
 
 __all__ = [
     "JUDGED",
+    "accepted",
     "announce",
     "answer",
     "attack_judge",

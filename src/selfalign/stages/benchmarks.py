@@ -9,6 +9,7 @@ from selfalign.stages.alpaca_eval import alpaca_eval_problem, answer_alpaca_eval
 from selfalign.stages.code import FILES, code_problem, measure_code
 from selfalign.stages.harness import harness_problem, measure_harness
 from selfalign.stages.head_to_head import answer_held_out, compare_models, head_to_head_problem
+from selfalign.stages.judge_quality import judge_quality_problem, measure_judge_quality
 from selfalign.stages.mt_bench import answer_mt_bench, grade_mt_bench, mt_bench_problem
 
 JUDGED = ("mt_bench", "alpaca_eval", "head_to_head")
@@ -34,13 +35,19 @@ def _problem(recipe: EvaluationRecipe, task: str) -> str | None:
             return alpaca_eval_problem(recipe)
         case "head_to_head":
             return head_to_head_problem(recipe)
+        case "judge_quality":
+            return judge_quality_problem(recipe)
         case _:
             return harness_problem(recipe, task)
 
 
 def measure(run: Run[EvaluationRecipe], name: str, model: Artifact, task: str) -> Artifact:
     """Measure a model on a benchmark that needs no judge."""
-    return measure_code(run, name, model, task) if task in FILES else measure_harness(run, name, model, task)
+    if task in FILES:
+        return measure_code(run, name, model, task)
+    if task == "judge_quality":
+        return measure_judge_quality(run, name, model)
+    return measure_harness(run, name, model, task)
 
 
 def answer(run: Run[EvaluationRecipe], name: str, model: Artifact, task: str) -> Artifact:
