@@ -3,7 +3,7 @@
 Defaults are small and sane; the presets `paper` and `autoalign` hold the published numbers.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -129,6 +129,53 @@ class Pairs(Section):
         return self
 
 
+Locations = tuple[str | None, ...]
+Made = Literal["prompts", "candidates", "judgments", "pairs"]
+
+
+class Imports(Section):
+    """Rows made elsewhere, in place of the run's own."""
+
+    prompts: Locations = ()
+    """Prompts, in any format that `data.ift.path` takes; replies are left out."""
+    candidates: Locations = ()
+    """Completions of prompts that they bring along: a row each (`prompt`, `completion`), or a row a prompt
+    (`instruction`, `completions`) as in UltraFeedback."""
+    judgments: Locations = ()
+    """Scores of the iteration's candidates, found by `completion_id` or by `prompt` and `completion`; the
+    file of UltraFeedback's candidates has them too. A file for candidates of the run's own may come later."""
+    pairs: Locations = ()
+    """Pairs with `chosen` and `rejected`: TRL's, UltraFeedback's binarised ones, AutoAlign's, ShareGPT's, or
+    `pairs.jsonl` of another run. Such an iteration neither samples nor judges."""
+
+    def of(self, made: Made, iteration: int) -> str | None:
+        """Return where rows of an iteration, counted from 1, come from; `None` if the run makes them."""
+        locations: dict[Made, Locations] = {
+            "prompts": self.prompts,
+            "candidates": self.candidates,
+            "judgments": self.judgments,
+            "pairs": self.pairs,
+        }
+        return locations[made][iteration - 1] if iteration <= len(locations[made]) else None
+
+    @property
+    def iterations(self) -> int:
+        """Return the number of iterations that are named."""
+        return max(map(len, (self.prompts, self.candidates, self.judgments, self.pairs)))
+
+    @model_validator(mode="after")
+    def _one_source_each(self) -> Self:
+        for iteration in range(1, self.iterations + 1):
+            named = [made for made in get_args(Made) if self.of(made, iteration) is not None]
+            if "pairs" in named and len(named) > 1:
+                raise ValueError(
+                    f"{named[0]} and pairs both name iteration {iteration}: pairs need nothing else"
+                )
+            if {"prompts", "candidates"} <= set(named):
+                raise ValueError(f"prompts and candidates both name iteration {iteration}: leave prompts out")
+        return self
+
+
 class Evaluation(Section):
     """Measuring the judge on held-out human rankings, for every model of the run."""
 
@@ -185,7 +232,12 @@ class SelfRewardingRecipe(BaseRecipe):
     """The loop to run."""
     num_iterations: PositiveInt = 2
     """DPO iterations after M1; 2 end with M3."""
+    start: Literal["base", "M1"] = "base"
+    """`base` makes M1 of the model by SFT and EFT; `M1` takes the model as M1, as it is."""
     data: Data = Data()
+    imports: Imports = Imports()
+    """Rows made elsewhere, in place of the run's own: each key lists files, or `hub:owner/name[:split]`, of
+    the iterations in turn, such as [first.jsonl, null]; one with null, or with none, makes its own."""
     sft: Train = Train()
     """The SFT baseline on IFT data."""
     eft: EFT = EFT()
@@ -204,6 +256,11 @@ class SelfRewardingRecipe(BaseRecipe):
             raise ValueError("prompts.generated_shots must be below prompts.shots")
         if self.prompts.min_words > self.prompts.max_words:
             raise ValueError("prompts.min_words is above prompts.max_words")
+        if self.imports.iterations > self.num_iterations:
+            raise ValueError(
+                f"imports has files for {self.imports.iterations} iterations, num_iterations is "
+                f"{self.num_iterations}"
+            )
         if self.eft.target == "rationale" and self.judge.method != "sampled":
             raise ValueError(
                 f"eft.target: rationale learns whole judgments, and judge.method: {self.judge.method} leaves "

@@ -96,6 +96,20 @@ def quality(row: Row, name: str) -> float | None:
     return float(value)
 
 
+def number(row: Row, name: str) -> float | None:
+    """Return a finite number, or `None` where there is none.
+
+    Raises:
+        DataError: It is something else.
+    """
+    value = row.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(f'"{name}" is {value!r}; it must be a finite number, or null where there is none')
+    return float(value)
+
+
 def whole(row: Row, name: str) -> int | None:
     """Return a whole number, which may be written as 2.0, or `None` where there is none.
 

@@ -1,7 +1,7 @@
 """Rows of a file or of a data set on the Hugging Face Hub.
 
-A file holds JSON lines or one JSON array, either of them gzipped or not. What it is shows in its first
-bytes; its name says nothing, because data files are renamed more often than converted.
+A file holds JSON lines or one JSON array, either of them gzipped or not, or Parquet. What it is shows in its
+first bytes; its name says nothing, because data files are renamed more often than converted.
 """
 
 import codecs
@@ -11,6 +11,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from selfalign.data.fields import kind
 from selfalign.errors import DataError
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_PARQUET_MAGIC = b"PAR1"
 _HUB = re.compile(r"hub:([^:]+)(?::(.+))?")
 
 
@@ -32,20 +34,44 @@ def read_rows(location: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
     Yields:
         Number and row, counted from 1: the line for JSON lines (blank ones counted), the element for an
-        array, the place in the split for the Hub.
+        array, the place in the table for Parquet and in the split for the Hub.
 
     Raises:
-        DataError: The file is missing, a directory, without rows, damaged gzip, not UTF-8 or broken JSON; a
-            row is no object; or the Hub data set can't be loaded.
+        DataError: The file is missing, a directory, without rows, damaged gzip or Parquet, not UTF-8 or
+            broken JSON; a row is no object; or the Hub data set can't be loaded.
     """
     found = False
-    for number, row in _hub_rows(location) if location.startswith("hub:") else _file_rows(location):
+    for number, row in _source(location):
         if not isinstance(row, dict):
             raise DataError(f"the row is {kind(row)}; it must be an object", path=location, row=number)
         found = True
         yield number, row
     if not found:
         raise DataError("there are no rows; give a file with at least one", path=location)
+
+
+def _source(location: str) -> Iterator[tuple[int, Any]]:
+    if location.startswith("hub:"):
+        return _hub_rows(location)
+    path = Path(location)
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC:
+                return _parquet_rows(location)
+    return _file_rows(location)
+
+
+def _parquet_rows(location: str) -> Iterator[tuple[int, Any]]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        message = "reading Parquet needs pyarrow; pip install 'selfalign[hub]'"
+        raise DataError(message, path=location) from None
+    try:
+        batches = parquet.ParquetFile(location).iter_batches()
+        yield from enumerate(chain.from_iterable(batch.to_pylist() for batch in batches), start=1)
+    except ArrowException as error:
+        raise DataError(f"the Parquet file is damaged ({error}); fetch it again", path=location) from error
 
 
 def _file_rows(location: str) -> Iterator[tuple[int, Any]]:

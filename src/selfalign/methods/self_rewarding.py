@@ -10,6 +10,7 @@ Where we depart from the paper, and why:
   judge, where the recipe names one, too.
 * A gate, where the recipe has one, keeps a model that judges worse than the one before from taking its place.
 * Candidates that try to talk the judge into a high score are tried in every iteration.
+* Prompts, candidates, judgments or pairs may come from elsewhere: then the stage of that name reads them.
 """
 
 from selfalign import stages
@@ -26,22 +27,27 @@ def self_rewarding(run: Run[SelfRewardingRecipe]) -> None:
 
     if recipe.judge.is_fixed:
         stages.evaluate_judge(run, "judge", None, data.held_out)
-    baseline = stages.train_sft(run, "sft", base, [data.ift], recipe.sft)
-    stages.evaluate_judge(run, "sft", baseline, data.held_out)
-
-    judgments = stages.judge_ranked(run, baseline, data.ranked)
-    eft = stages.build_eft(run, data.ranked, judgments)
-    start, examples = (base, [data.ift, eft]) if recipe.eft.training == "joint" else (baseline, [eft])
-    policy = stages.train_sft(run, "eft", start, examples, recipe.eft.train)  # M1
-    quality = stages.evaluate_judge(run, "eft", policy, data.held_out)
+    if recipe.start == "M1":
+        policy = base
+    else:
+        baseline = stages.train_sft(run, "sft", base, [data.ift], recipe.sft)
+        stages.evaluate_judge(run, "sft", baseline, data.held_out)
+        judgments = stages.judge_ranked(run, baseline, data.ranked)
+        eft = stages.build_eft(run, data.ranked, judgments)
+        start, examples = (base, [data.ift, eft]) if recipe.eft.training == "joint" else (baseline, [eft])
+        policy = stages.train_sft(run, "eft", start, examples, recipe.eft.train)
+    quality = stages.evaluate_judge(run, "eft", policy, data.held_out)  # M1
 
     earlier: list[Artifact] = []
     for iteration in range(1, recipe.num_iterations + 1):
-        prompts = stages.new_prompts(run, iteration, fixed or policy, data, earlier)
-        candidates = stages.sample_candidates(run, iteration, policy, prompts)
-        judgments = stages.judge_candidates(run, iteration, policy, prompts, candidates)
-        stages.attack_judge(run, iteration, policy, prompts)
-        pairs = stages.make_pairs(run, iteration, prompts, candidates, judgments)
+        if recipe.imports.of("pairs", iteration):
+            prompts, pairs = stages.import_pairs(run, iteration, data)
+        else:
+            prompts = stages.new_prompts(run, iteration, fixed or policy, data, earlier)
+            candidates = stages.sample_candidates(run, iteration, policy, prompts)
+            judgments = stages.judge_candidates(run, iteration, policy, prompts, candidates)
+            stages.attack_judge(run, iteration, policy, prompts)
+            pairs = stages.make_pairs(run, iteration, prompts, candidates, judgments)
         rate = recipe.dpo.learning_rate_of(iteration)
         where = f"iteration-{iteration}"
         trained = stages.train_dpo(run, where, policy, pairs, recipe.dpo, rate)  # M2, M3, ...

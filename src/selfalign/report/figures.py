@@ -70,14 +70,17 @@ def judge_figures(models: Sequence[ModelRow]) -> tuple[Figure, ...]:
 def score_panel(heading: str, judgments: Mapping[str, Manifest]) -> Panel:
     """Return a histogram of the scores of each named judging stage; the unscored stand apart."""
     counted = {}
+    scores = [float(score) for manifest in judgments.values() for score in manifest["figures"]["scores"]]
+    low, high = min([0.0, *scores]), max([5.0, *scores])  # scores from elsewhere have a scale of their own
+    none = low + (high - low) / 5 * _UNSCORED_AT
     for name, manifest in judgments.items():
         figures = manifest["figures"]
         bins = [_around(float(score), n, f"score {score}") for score, n in figures["scores"].items()]
-        unscored = _around(_UNSCORED_AT, sum(figures["unscored"].values()), "unscored", "missing")
+        unscored = _around(none, sum(figures["unscored"].values()), "unscored", "missing")
         parsed = "" if figures["parse_rate"] is None else f", {share(figures['parse_rate'])} parsed"
         counted[name] = _Counted(f"{figures['judgments']:,} judgments{parsed}", [unscored, *bins])
-    marks = [(_UNSCORED_AT, "none"), *((float(score), str(score)) for score in range(6))]
-    return _histograms(heading, counted, span=(-1.4, 5.4), marks=marks)
+    marks = [(none, "none"), *((at, f"{at:g}") for at in ticks(low, high, 5) if at <= high)]
+    return _histograms(heading, counted, span=(none - 0.4, high + 0.4), marks=marks)
 
 
 def length_panel(heading: str, lengths: Mapping[str, Counter[int]]) -> Panel:

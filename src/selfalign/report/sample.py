@@ -9,7 +9,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TypeVar
 
-from selfalign.errors import DataError
 from selfalign.records import Completion, Judgment, Message, PreferencePair
 from selfalign.report.text import readable
 from selfalign.runs.files import read_rows
@@ -39,9 +38,11 @@ class PairSample:
     margins: tuple[int, ...]
     """Pairs in each bin of `MARGIN_STEP`, the lowest first; the last one holds all above, too."""
     mean_margin: float | None
-    """`None` without pairs."""
+    """`None` without margins."""
+    pairs: int
+    """All pairs, those without a margin, too."""
     shown: tuple[ShownPair, ...]
-    """Widest margin first."""
+    """Widest margin first, those without one last."""
 
 
 def token_counts(candidates: Path) -> Counter[int]:
@@ -58,25 +59,25 @@ def sample_pairs(pairs: Path, judgments: Path | None, *, most_bytes: int) -> Pai
         pairs: The pairs of an iteration.
         judgments: Its judgments; `None` shows the pairs without.
         most_bytes: Size of all shown text as HTML, at most. A pair that doesn't fit is passed over.
-
-    Raises:
-        DataError: A pair has no margin.
     """
     bins: list[list[PreferencePair]] = [[] for _ in range(MARGIN_BINS)]
     counts = [0] * MARGIN_BINS
-    total = 0.0
+    total, without = 0.0, 0
     for pair in read_rows(pairs, PreferencePair):
-        margin = _margin(pair)
         # A mean of three scores makes margins such as 0.9999999999999996.
-        place = min(int(round(margin, 6) / MARGIN_STEP), MARGIN_BINS - 1)
-        counts[place] += 1
-        total += margin
+        place = min(int(round(pair.margin or 0.0, 6) / MARGIN_STEP), MARGIN_BINS - 1)
+        if pair.margin is None:
+            without += 1
+        else:
+            counts[place] += 1
+            total += pair.margin
         keep_lowest(bins[place], pair)
     drawn = in_turn(bins)
     judged = _judgments_of(drawn, judgments)
     rows = (ShownPair(p, judged.get(p.chosen_id, ()), judged.get(p.rejected_id, ())) for p in drawn)
-    shown = sorted(fitting(rows, _texts, most_bytes), key=lambda row: (-_margin(row.pair), row.pair.pair_id))
-    return PairSample(tuple(counts), total / sum(counts) if any(counts) else None, tuple(shown))
+    shown = sorted(fitting(rows, _texts, most_bytes), key=_widest_first)
+    mean = total / sum(counts) if any(counts) else None
+    return PairSample(tuple(counts), mean, sum(counts) + without, tuple(shown))
 
 
 def keep_lowest(kept: list[PreferencePair], pair: PreferencePair) -> None:
@@ -105,10 +106,8 @@ def turns(messages: Iterable[Message]) -> Iterator[str]:
     return (message.content for message in messages)
 
 
-def _margin(pair: PreferencePair) -> float:
-    if pair.margin is None:
-        raise DataError(f"pair {pair.pair_id} has no margin; every judged pair has one")
-    return pair.margin
+def _widest_first(row: ShownPair) -> tuple[float, str]:
+    return (-(row.pair.margin or 0.0), row.pair.pair_id)
 
 
 def _texts(row: ShownPair) -> Iterator[str]:

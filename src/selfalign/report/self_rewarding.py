@@ -48,7 +48,24 @@ def self_rewarding_page(
         ),
         "eft_scores": tables.score_table(stages.get("eft/examples")),
         "samples": samples,
+        "origins": {number: _origin(stages, number) for number in samples},
     }
+
+
+def _origin(stages: Mapping[str, Manifest], number: int) -> str:
+    """Say who wrote and judged the pairs of an iteration."""
+    read = {
+        stage: Path(manifest["figures"]["from"]).name
+        for stage in ("pairs", "candidates", "judgments")
+        if (manifest := stages.get(f"iteration-{number}/{stage}")) and "from" in manifest["figures"]
+    }
+    if "pairs" in read:
+        return f"They were read from {read['pairs']}."
+    if not read:
+        return f"M{number} wrote and judged both sides."
+    texts = f"were read from {read['candidates']}" if "candidates" in read else f"are by M{number}"
+    scores = f"were read from {read['judgments']}" if "judgments" in read else f"are by M{number}"
+    return f"Both texts {texts}; their scores {scores}."
 
 
 def _samples(root: Path, stages: Mapping[str, Manifest], numbers: Sequence[int]) -> dict[int, PairSample]:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from selfalign.report.read import MEASURES, Manifest, ModelRow
@@ -91,11 +92,14 @@ def iteration_counts(stages: Mapping[str, Manifest], iterations: Sequence[int]) 
         return [stages.get(f"iteration-{number}/{stage}") for number in iterations]
 
     prompts, candidates, judgments, pairs = map(of, ("prompts", "candidates", "judgments", "pairs"))
+    read = [m if m and "from" in m["figures"] else None for m in pairs]
+    made = [m if m and "from" not in m["figures"] else None for m in pairs]
     return [
         Group(
             "Prompts",
             (
-                count_row("wanted", prompts, lambda m: whole(m["parts"]["prompts.per_iteration"])),
+                *_read_from(prompts),
+                count_row("wanted", prompts, _wanted),
                 count_row("accepted", prompts, lambda m: whole(m["figures"]["rows"])),
                 *reason_rows("dropped", prompts, "dropped"),
             ),
@@ -103,6 +107,7 @@ def iteration_counts(stages: Mapping[str, Manifest], iterations: Sequence[int]) 
         Group(
             "Candidates",
             (
+                *_read_from(candidates),
                 count_row("sampled", candidates, lambda m: whole(m["figures"]["rows"])),
                 *reason_rows("finish reason", candidates, "finish_reasons"),
                 count_row(
@@ -116,8 +121,10 @@ def iteration_counts(stages: Mapping[str, Manifest], iterations: Sequence[int]) 
         Group(
             "Pairs",
             (
+                *_read_from(pairs),
                 count_row("kept", pairs, lambda m: whole(m["figures"]["pairs"])),
-                *reason_rows("prompts without a pair", pairs, "dropped"),
+                *reason_rows("prompts without a pair", made, "dropped"),
+                *reason_rows("dropped", read, "dropped"),
                 count_row("mean margin", pairs, lambda m: _two_places(m["figures"]["mean_margin"])),
                 count_row("chosen is the longer", pairs, lambda m: _share(m["figures"]["chosen_longer"])),
                 count_row("mean tokens, chosen", pairs, lambda m: _tenth(m["figures"]["mean_chosen_tokens"])),
@@ -129,6 +136,18 @@ def iteration_counts(stages: Mapping[str, Manifest], iterations: Sequence[int]) 
         ),
         *_attack_counts([stages.get(f"iteration-{number}/attacks") for number in iterations]),
     ]
+
+
+def _read_from(manifests: Sequence[Manifest | None]) -> Iterator[Row]:
+    """Yield the files that rows were read from, where any were not made by the run."""
+    if any(m and "from" in m["figures"] for m in manifests):
+        yield count_row("read from", manifests, lambda m: Path(m["figures"].get("from", "–")).name)
+
+
+def _wanted(prompts: Manifest) -> str | None:
+    """Return how many prompts were to be generated, `None` where they were read."""
+    number = prompts["parts"].get("prompts.per_iteration")
+    return None if number is None else whole(number)
 
 
 def _without_length_control(pairs: Sequence[Manifest | None]) -> Iterator[Row]:
@@ -233,6 +252,7 @@ def judgment_counts(judgments: Sequence[Manifest | None]) -> Group:
     return Group(
         "Judgments",
         (
+            *_read_from(judgments),
             count_row("made", judgments, lambda m: whole(m["figures"]["judgments"])),
             row("parsed", "parse_rate", _share),
             *reason_rows("unscored", judgments, "unscored"),

@@ -3,7 +3,6 @@
 from selfalign.stages.attacks import attack_judge
 from selfalign.stages.base import base_model
 from selfalign.stages.benchmarks import JUDGED, announce, answer, grade, measure, problems
-from selfalign.stages.candidates import sample_candidates
 from selfalign.stages.contrast import (
     complete_contrasts,
     draw_principles,
@@ -15,12 +14,12 @@ from selfalign.stages.dpo import train_dpo
 from selfalign.stages.eft import build_eft, judge_ranked
 from selfalign.stages.evaluate import evaluate_judge
 from selfalign.stages.gate import accepted
-from selfalign.stages.judge import judge_candidates
+from selfalign.stages.import_pairs import import_pairs
+from selfalign.stages.iteration import judge_candidates, new_prompts, sample_candidates
 from selfalign.stages.models import models_to_measure
 from selfalign.stages.pairs import make_pairs
 from selfalign.stages.preference import compare_outputs, evaluate_preference
 from selfalign.stages.prompt_data import read_prompts
-from selfalign.stages.prompts import new_prompts
 from selfalign.stages.sft import train_sft
 from selfalign.stages.strength import measure_strength
 
@@ -38,6 +37,7 @@ __all__ = [
     "evaluate_judge",
     "evaluate_preference",
     "grade",
+    "import_pairs",
     "judge_candidates",
     "judge_contrasts",
     "judge_ranked",

@@ -20,13 +20,15 @@ PLAIN, CONTROL = "plain", "control"
 def attack_judge(run: Run[SelfRewardingRecipe], iteration: int, policy: Artifact, prompts: Artifact) -> None:
     """Have the judge score a poor answer, alone and with each of the shipped attacks behind it.
 
+    Where the iteration's judgments are read from elsewhere, their judge can't be asked.
+
     Reads:
         iteration-<t>/prompts.jsonl
     Writes:
         iteration-<t>/attacks.jsonl
     """
     settings = run.recipe.judge
-    if not settings.attacked_prompts:
+    if not settings.attacked_prompts or run.recipe.imports.of("judgments", iteration):
         return
     shipped = tomllib.loads((resources.files("selfalign") / "prompts" / "attacks.toml").read_text("utf-8"))
     poor = shipped["poor_answer"]

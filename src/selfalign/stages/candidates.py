@@ -57,12 +57,13 @@ def sample_candidates(
                     )
 
         complete(run, work, policy, Repeatable(asks), "candidates.jsonl", settings.sampling)
-        return _figures(work)
+        return candidate_figures(work)
 
     return run.do(stage, body)
 
 
-def _figures(work: Work) -> dict[str, Any]:
+def candidate_figures(work: Work) -> dict[str, Any]:
+    """Return the figures of the candidates that were written, and warn of what they show."""
     finished: Counter[str] = Counter()
     prompts = identical = rows = tokens = characters = 0
     candidates = read_rows(work.output("candidates.jsonl"), Completion)

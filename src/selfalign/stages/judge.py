@@ -41,7 +41,7 @@ def judge_candidates(
     )
 
     def body(work: Work) -> dict[str, Any]:
-        items = Repeatable(lambda: _texts(prompts.path, candidates.path))
+        items = Repeatable(lambda: candidate_texts(prompts.path, candidates.path))
         figures = judge(run, work, by, items, "judgments.jsonl", settings)
         warn_of_one_score(work, figures)
         return figures
@@ -49,7 +49,7 @@ def judge_candidates(
     return run.do(stage, body)
 
 
-def _texts(prompts: Path, candidates: Path) -> Iterator[Judged]:
+def candidate_texts(prompts: Path, candidates: Path) -> Iterator[Judged]:
     """Read the candidates that have a text, with their prompts."""
     rows = read_rows(candidates, Completion)
     for prompt, completions in by_prompt(prompts, rows, lambda row: row.prompt_id, candidates):
@@ -102,12 +102,18 @@ def judge(
         compare(run.recipe, work, model, items, output, settings)
     else:
         _grade(run.recipe, work, model, items, output, settings)
-    figures = health_of_prompts(
-        [(len(item.text), judgments) for item, judgments in judged]
-        for judged in together(with_judgments(items, work.output(output)), lambda pair: pair[0].prompt_id)
-    )
+    figures = judgment_figures(items, work.output(output))
     if figures["parse_rate"] is not None and figures["parse_rate"] < 0.5:
         work.warn(f"only {figures['parse_rate']:.0%} of the judgments could be parsed")
+    return figures
+
+
+def judgment_figures(items: Iterable[Judged], judgments: Path) -> dict[str, Any]:
+    """Return the figures of texts' judgments: see `judging.health`; `rows` is their number."""
+    figures = health_of_prompts(
+        [(len(item.text), rows) for item, rows in judged]
+        for judged in together(with_judgments(items, judgments), lambda pair: pair[0].prompt_id)
+    )
     return {"rows": figures["judgments"], **figures}
 
 

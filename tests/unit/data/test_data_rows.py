@@ -4,9 +4,11 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from selfalign.data import read_rows
 from selfalign.errors import DataError
@@ -140,3 +142,12 @@ def test_hub_data_set_that_cannot_be_loaded_is_a_data_error(monkeypatch, error):
 def test_hub_location_without_a_name_is_refused():
     with pytest.raises(DataError, match="hub:owner/name"):
         next(read_rows("hub:"))
+
+
+def test_parquet_is_read_whatever_its_name(tmp_path):
+    rows = [{"a": [{"role": "user"}]}, {"a": []}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.json")
+    assert list(read_rows(str(tmp_path / "rows.json"))) == [(1, rows[0]), (2, rows[1])]
+    (tmp_path / "cut").write_bytes((tmp_path / "rows.json").read_bytes()[:-9])
+    with pytest.raises(DataError, match="damaged"):
+        list(read_rows(str(tmp_path / "cut")))
