@@ -45,6 +45,10 @@ class ServerError(SelfAlignError, OSError):
     """A server of models does not start, refuses a request, or keeps failing."""
 
 
+class HubError(SelfAlignError, OSError):
+    """The hub refuses what it is sent, or can't be reached."""
+
+
 class RunError(SelfAlignError, RuntimeError):
     """A run directory can't be used as asked: held by another process, stale, or damaged."""
 

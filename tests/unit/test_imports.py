@@ -39,8 +39,9 @@ MAY_IMPORT = {
     | {"pairs", "eft", "rlcd", "prompting", "data", "evaluation", "runs", "models", "engines", "training"}
     | {"comparing", "harness"},
     "report": SETTINGS | {"runs", "evaluation"},
+    "export": SETTINGS | {"runs", "models", "report", "evaluation"},
     "methods": SETTINGS | {"runs", "models", "engines", "training", "stages", "report"},
-    "cli": SETTINGS | {"recipes", "runs", "models", "methods", "report", "evaluation"},
+    "cli": SETTINGS | {"recipes", "runs", "models", "methods", "report", "evaluation", "export"},
 }
 
 
@@ -90,7 +91,9 @@ def test_the_table_has_no_circle():
         placed |= ready
 
 
-@pytest.mark.parametrize("room", ["report", "cli", "runs", "config", "recipes", "methods", "evaluation"])
+@pytest.mark.parametrize(
+    "room", ["report", "cli", "runs", "config", "recipes", "methods", "evaluation", "export"]
+)
 def test_rooms_without_models_import_no_heavy_library_even_when_used(room):
     heavy = {
         (file.name, name)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from selfalign import __version__
+from selfalign.cli.export import export, merge, push
 from selfalign.errors import SelfAlignError
 
 # Libraries that load models must not draw over our progress.
@@ -257,16 +258,8 @@ def ls(
         _say(f"{row['run']:<32} {state:<9} {row['done']}/{row['stages']}  {row['model']}")
 
 
-@app.command()
-def merge(
-    adapter: Annotated[Path, typer.Argument(help="Adapter directory, such as a model/ of a LoRA run.")],
-    output: Annotated[Path, typer.Argument(help="Directory to write the whole model to.")],
-) -> None:
-    """Merge a LoRA adapter into its base model."""
-    from selfalign.models.merge import merge_adapter
-
-    merge_adapter(adapter, output)
-    _say(f"wrote {output}")
+for command in (merge, export, push):
+    app.command()(command)
 
 
 def main() -> None:

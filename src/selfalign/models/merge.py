@@ -20,8 +20,16 @@ def merge_adapter(adapter: Path, output: Path) -> None:
         raise ModelError(f"{adapter}: not an adapter directory (adapter_config.json is missing)")
     if output.exists():
         raise ModelError(f"{output}: exists already; give another directory")
-    policy = Policy(device="cpu")
-    model = load_model(adapter, policy, torch.float32)
     with replacing(output) as temporary:
-        model.save_pretrained(temporary)
-        load_chat(adapter, policy).tokenizer.save_pretrained(temporary)
+        write_whole(adapter, temporary)
+
+
+def write_whole(adapter: Path, directory: Path) -> None:
+    """Write the files of the whole model that an adapter directory stands for, in float32.
+
+    Raises:
+        ModelError: Its base is missing.
+    """
+    policy = Policy(device="cpu")
+    load_model(adapter, policy, torch.float32).save_pretrained(directory)
+    load_chat(adapter, policy).tokenizer.save_pretrained(directory)
