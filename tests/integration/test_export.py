@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,9 +24,12 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def pairs_of(run: Path) -> list[PreferencePair]:
-    return [
-        pair for t in (1, 2) for pair in read_rows(run / f"iteration-{t}" / "pairs.jsonl", PreferencePair)
-    ]
+    files = [run / f"iteration-{t}" / "pairs.jsonl" for t in (1, 2)]
+    return [pair for file in files for pair in read_rows(file, PreferencePair)]
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.mark.parametrize("format", SUFFIX)
@@ -100,13 +104,10 @@ def test_trl_takes_an_sft_step_on_exported_examples(
 def test_candidates_and_judgments_carry_their_prompts(
     call, finished_run: Path, tmp_path: Path, format: str, what: str, key: str
 ):
-    assert (
-        call("export", finished_run, tmp_path / "out", "--to", format, "--what", what, "--iteration", 2) == 0
-    )
+    words = ("--to", format, "--what", what, "--iteration", 2)
+    assert call("export", finished_run, tmp_path / "out", *words) == 0
     loaded = load_dataset(str(tmp_path / "out"), split="train")
-    rows = [
-        json.loads(line) for line in (finished_run / "iteration-2" / f"{what}.jsonl").read_text().splitlines()
-    ]
+    rows = lines(finished_run / "iteration-2" / f"{what}.jsonl")
     assert loaded[key] == [row[key] for row in rows]
     prompts = lines(finished_run / "iteration-2" / "prompts.jsonl")
     asked = {row["prompt_id"]: row["messages"] for row in prompts}
@@ -134,11 +135,12 @@ def test_the_card_of_rows_has_a_header_counts_and_hashes(call, finished_run: Pat
 def test_a_model_is_whole_and_has_a_card(call, finished_run: Path, tmp_path: Path, capsys):
     out = tmp_path / "out"
     assert call("export", finished_run, out, "--what", "M2") == 0
-    same = AutoModelForCausalLM.from_pretrained(out).state_dict()
-    for name, weight in (
-        AutoModelForCausalLM.from_pretrained(finished_run / "iteration-1" / "model").state_dict().items()
-    ):
-        assert torch.equal(weight, same[name])
+    written, own = (
+        AutoModelForCausalLM.from_pretrained(place).state_dict()
+        for place in (out, finished_run / "iteration-1" / "model")
+    )
+    assert written.keys() == own.keys()
+    assert all(torch.equal(weight, own[name]) for name, weight in written.items())
     _, header, body = (out / "README.md").read_text(encoding="utf-8").split("---\n", 2)
     assert yaml.safe_load(header)["library_name"] == "transformers"
     assert "license" not in yaml.safe_load(header)  # nobody has said one

@@ -277,7 +277,8 @@ class BaseRecipe(Section):
     policy: Policy = Policy()
     engine: EngineSettings = EngineSettings()
     report_to: tuple[Tracker, ...] = ()
-    """Trackers that every training step is reported to, besides the run's own log."""
+    """Trackers that training steps, and the counts and judge quality of each model, are reported to, besides
+    the run's own log."""
 
     @model_validator(mode="after")
     def _engine_has_what_its_kind_needs(self) -> Self:

@@ -62,7 +62,7 @@ def execute(recipe: Recipe, root: Path, text: str, listener: Listener, *, update
             raise RunError(f"{root}: {_refusal(stale)}")
         write_text(root / "recipe.yaml", text)
         write_json(root / RESOLVED, recipe.model_dump(mode="json"))
-        events = EventLog(root / "events.jsonl", listener)
+        events = EventLog(root / "events.jsonl", _tracking(recipe, root, listener))
         events.emit("run_started", run=str(root), model=recipe.policy.from_run or recipe.policy.model)
         data = next((s.stage.settings for s in statuses if s.stage.name == "data/read"), {})
         _write_manifest(recipe, root, data)
@@ -76,6 +76,21 @@ def execute(recipe: Recipe, root: Path, text: str, listener: Listener, *, update
         report = write_report(root)
         events.emit("run_finished", report=str(report))
         return report
+
+
+def _tracking(recipe: Recipe, root: Path, listener: Listener) -> Listener:
+    """Return a listener that passes figures of finished stages on to the trackers of the recipe, if any."""
+    if not recipe.report_to:
+        return listener
+
+    def tell(event: dict[str, Any]) -> None:
+        listener(event)
+        if event["event"] == "stage_finished":
+            from selfalign.training.tracking import track_figures
+
+            track_figures(recipe.report_to, event["stage"], root)
+
+    return tell
 
 
 def _go_through(recipe: Recipe, root: Path, events: EventLog | None) -> list[StageStatus]:
