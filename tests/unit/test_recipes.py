@@ -396,6 +396,26 @@ def test_the_schema_knows_every_key_and_refuses_all_others(model):
     walk(schema["$defs"][model.__name__], model)
 
 
+IMPORTS = {
+    "imports.pairs=[a, b, c]": "imports has files for 3 iterations, num_iterations is 2",
+    "imports={pairs: [a], judgments: [b]}": "judgments and pairs both name iteration 1",
+    "imports={prompts: [null, a], candidates: [null, b]}": "prompts and candidates both name iteration 2",
+}
+
+
+@pytest.mark.parametrize("override", IMPORTS)
+def test_imports_that_contradict_each_other_are_refused(override):
+    with pytest.raises(RecipeError, match=IMPORTS[override]):
+        resolve_recipe({}, [override])
+
+
+def test_imports_are_of_the_iterations_in_turn():
+    imports = resolve_recipe({}, ["imports={pairs: [null, a], candidates: [b]}"]).imports
+    assert [imports.of("pairs", t) for t in (1, 2, 3)] == [None, "a", None]
+    assert [imports.of("candidates", t) for t in (1, 2)] == ["b", None]
+    assert imports.of("judgments", 1) is None
+
+
 def test_every_key_is_read_somewhere():
     def attributes(tree):
         return {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}

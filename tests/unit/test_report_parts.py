@@ -76,6 +76,15 @@ def test_unscored_judgments_have_a_bar_of_their_own_away_from_zero() -> None:
     assert unscored.x + unscored.width < zero.x
 
 
+def test_scores_of_any_scale_lie_inside_their_chart() -> None:
+    """A judge from elsewhere may score from -3 to 10."""
+    figures = {"scores": {"-3": 1, "10": 2}, "unscored": {"no_score": 1}, "judgments": 4, "parse_rate": 0.75}
+    (figure,) = score_panel("t", {"one": {"figures": figures}}).figures
+    unscored, low, high = figure.chart.bars
+    assert figure.chart.left <= unscored.x < unscored.x + unscored.width < low.x < high.x
+    assert high.x + high.width <= RIGHT
+
+
 def test_nothing_to_count_gives_no_chart() -> None:
     assert length_panel("t", {"none": Counter()}).figures == ()
     empty = {"scores": {}, "unscored": {}, "judgments": 0, "parse_rate": None}
@@ -190,6 +199,14 @@ def test_a_margin_just_below_a_bound_by_rounding_counts_as_the_bound(tmp_path: P
     assert sampled(tmp_path, [pair_of(0, just_below), pair_of(1, 5.0), pair_of(2, 0.1)]).margins == (
         1, 0, 1, *[0] * (MARGIN_BINS - 4), 1,
     )  # fmt: skip
+
+
+def test_pairs_without_a_margin_are_shown_and_in_no_bin(tmp_path: Path) -> None:
+    unscored = pair_of(0, 1.0).model_copy(update={"margin": None, "reward_chosen": None})
+    sample = sampled(tmp_path, [unscored, pair_of(1, 2.0)])
+    assert (sum(sample.margins), sample.mean_margin, sample.pairs) == (1, 2.0, 2)
+    assert [row.pair.prompt_id for row in sample.shown] == ["p1", "p0"]
+    assert sampled(tmp_path, [unscored]).mean_margin is None
 
 
 def test_a_pair_too_big_for_the_page_is_passed_over(tmp_path: Path) -> None:

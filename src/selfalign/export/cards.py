@@ -3,6 +3,7 @@
 What is not known is left out or said to be unknown; no model's text stands in a card.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from huggingface_hub import DatasetCardData, EvalResult, ModelCard, ModelCardDat
 from selfalign.evaluation.results import LABELS, TaskResult
 from selfalign.export.contents import Part, Split
 from selfalign.export.formats import Format
-from selfalign.models.source import EMBEDDED, trained_models
+from selfalign.models.source import EMBEDDED, accepted_models, trained_models
 from selfalign.report.benchmarks import EVALUATION, as_markdown, read_table
 from selfalign.report.effects import effects
 from selfalign.report.read import MEASURES, finished_stages, measured_models
@@ -57,6 +58,7 @@ def model_card(root: Path, name: str, hashes: Mapping[str, str], licence: str | 
         header=header.to_yaml(),
         model=name,
         models=list(trained_models(root)),
+        turned_down=[made for made in trained_models(root) if made not in accepted_models(root)],
         hashes=hashes,
         licence=licence or run["base_licence"],
         judges=_judges(root),
@@ -229,8 +231,11 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str | None]]) -> str:
 
 
 def _cell(text: str | None) -> str:
-    escaped = "–" if text is None else text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-    return " ".join(escaped.split())
+    """Return text on one line in which nothing is Markdown or HTML; a dash for what is unknown."""
+    if text is None:
+        return "–"
+    plain = " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())
+    return re.sub(r"([\\`*_|\[\]])", r"\\\1", plain)
 
 
 def _code(text: str) -> str:
@@ -257,4 +262,5 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters["code"] = _code
+    environment.filters["plain"] = _cell
     return environment

@@ -6,7 +6,7 @@ from pathlib import Path
 from selfalign.errors import RunError
 from selfalign.export.cards import model_card
 from selfalign.export.dataset import refuse_existing
-from selfalign.models.source import trained_models
+from selfalign.models.source import accepted_models, trained_models
 from selfalign.runs.files import hash_file, replacing, write_text
 
 
@@ -16,7 +16,7 @@ def export_model(root: Path, output: Path, name: str | None = None, *, licence: 
     Args:
         root: The run directory.
         output: Directory to write; it appears whole or not at all.
-        name: Such as "M2"; the last one if `None`.
+        name: Such as "M2"; the last one that no gate turned down if `None`.
         licence: What the card states, by its name on the hub; that of the base if `None` and known.
 
     Returns:
@@ -27,7 +27,7 @@ def export_model(root: Path, output: Path, name: str | None = None, *, licence: 
         ModelError: The base of an adapter is missing.
     """
     models = trained_models(root)
-    name = name or next(reversed(models), None)
+    name = name or next(reversed(accepted_models(root)), None)
     if name not in models:
         raise RunError(f"{root}: no model {name or ''} yet; finished are: {', '.join(models) or 'none'}")
     refuse_existing(output)

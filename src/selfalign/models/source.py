@@ -59,12 +59,10 @@ def policy_source(policy: Policy) -> ModelSource:
     """
     if policy.from_run is None:
         return find_model(policy.model, policy.revision)
-    trained = [
-        model for model in trained_models(Path(policy.from_run)).values() if _is_accepted(model.parent)
-    ]
-    if not trained:
+    accepted = list(accepted_models(Path(policy.from_run)).values())
+    if not accepted:
         raise ModelError(f"policy.from_run: {policy.from_run} is no run with a finished training")
-    return find_model(str(trained[-1]))
+    return find_model(str(accepted[-1]))
 
 
 def trained_models(root: Path) -> dict[str, Path]:
@@ -76,8 +74,12 @@ def trained_models(root: Path) -> dict[str, Path]:
     }
 
 
+def accepted_models(root: Path) -> dict[str, Path]:
+    """Return a run's finished models that no gate has turned down, by name, in the order of training."""
+    return {name: model for name, model in trained_models(root).items() if _is_accepted(model.parent)}
+
+
 def _is_accepted(place: Path) -> bool:
-    """Say whether no gate has turned down the model of this place."""
     gate = place / "gate.json"
     return not gate.is_file() or bool(read_json(gate)["accepted"])
 
