@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from selfalign.records import Completion, Judgment, PreferencePair, Prompt, RankedPrompt
 from selfalign.runs.files import read_json, read_rows
@@ -49,6 +50,7 @@ def test_rated_candidates_from_elsewhere_become_pairs(call, short, tmp_path: Pat
         *short,
         f"imports.candidates=[{file}]",
         f"imports.judgments=[{file}]",
+        "report_to=[tensorboard]",
         "--run-dir",
         tmp_path / "run",
     )
@@ -69,6 +71,9 @@ def test_rated_candidates_from_elsewhere_become_pairs(call, short, tmp_path: Pat
     assert not (tmp_path / "run" / "sft").exists()
     assert (place / "model" / "model.safetensors").is_file()
     assert (tmp_path / "run" / "report.html").is_file()
+    reported = EventAccumulator(str(tmp_path / "run" / "tracking" / "figures")).Reload()
+    assert [(s.step, s.value) for s in reported.Scalars("pairs/mean_margin")] == [(2, 8.0)]
+    assert [s.step for s in reported.Scalars("evaluate/pairwise_accuracy")] == [1, 2]
 
 
 def test_pairs_from_elsewhere_train_one_iteration_and_the_next_makes_its_own(

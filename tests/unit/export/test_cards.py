@@ -72,9 +72,8 @@ def test_paths_and_addresses_of_the_recipe_stay_at_home(run, tmp_path):
 def test_names_are_no_markup(run):
     root = run("judge.rubric='<img src=x>'", name="a`b<script>")
     body = parsed(model_card(root, "M1", {"x`<b>.safetensors": "0" * 64}, "`<i>"))[1]
-    tokens = [
-        token for block in MarkdownIt("commonmark").parse(body) for token in (block, *(block.children or ()))
-    ]
+    blocks = MarkdownIt("commonmark").parse(body)
+    tokens = [token for block in blocks for token in (block, *(block.children or ()))]
     html = {line for token in tokens if token.type.startswith("html") for line in token.content.split("\n")}
     assert html == {"<details>", "<summary>Recipe</summary>", "</details>", ""}
 
