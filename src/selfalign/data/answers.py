@@ -12,8 +12,9 @@ from selfalign.data.rows import read_rows
 from selfalign.errors import DataError
 from selfalign.records import Messages, prompt_id_of
 
-_TEXTS = ("completion", "response")
-_SCORES = ("score", "reward", "overall_score", "fine-grained_score")
+_PROMPTS = ("prompt", "prompt_text", "instruction")
+_TEXTS = ("completion", "response", "response_text")
+_SCORES = ("score", "reward", "overall_score", "fine-grained_score", "quality_score", "quality")
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
@@ -46,9 +47,9 @@ def read_answers(location: str, dropped: Counter[str]) -> Iterator[Answer]:
     """Yield what the rows of a file say of completions.
 
     A row is one completion (`prompt` with `completion` or `response`, text or turns; or `completion_id`
-    alone), or a prompt (`instruction` or `prompt`) with a list of `completions`, as in UltraFeedback. The
-    score is `score`, `reward`, `overall_score` or `fine-grained_score`, or the mean of the ratings in
-    `annotations`.
+    alone), or a prompt (`instruction` or `prompt`) with a list of `completions`, as in UltraFeedback; rated
+    rows (`prompt_text`, `response_text`) are known, too. The score is `score`, `reward`, `overall_score`,
+    `fine-grained_score`, `quality_score` or `quality`, or the mean of the ratings in `annotations`.
 
     Args:
         location: A path, or `hub:owner/name[:split]`.
@@ -72,7 +73,7 @@ def _answers(row: Row, row_number: int) -> list[Answer]:
     if has(row, "completions"):
         messages = _prompt(row)
         return [_answer(item, row_number, messages) for item in objects(row, "completions")]
-    if has(row, "prompt") or has(row, "instruction"):
+    if any(has(row, name) for name in _PROMPTS):
         return [_answer(row, row_number, _prompt(row))]
     if not has(row, "completion_id"):
         raise DataError(
@@ -97,7 +98,7 @@ def _answer(row: Row, row_number: int, messages: Messages) -> Answer:
 
 
 def _prompt(row: Row) -> Messages:
-    return speech(row, "prompt" if has(row, "prompt") else "instruction", "user")
+    return speech(row, next((name for name in _PROMPTS if has(row, name)), _PROMPTS[0]), "user")
 
 
 def _completion(row: Row) -> str:

@@ -38,9 +38,11 @@ def read_pairs(location: str, count: Callable[[str], int], dropped: Counter[str]
     Args:
         location: A path, or `hub:owner/name[:split]`.
         count: Counts the tokens of a text, where a row doesn't say.
-        dropped: Takes the counts of pairs that can't be used: without a user turn at the end of the prompt
-            (`no_user_turn`), with a blank text (`empty`), of one text (`identical_texts`), with the higher
-            score on the rejected side (`inverted`), or the same as an earlier one (`duplicate_pair`).
+        dropped: Takes the counts of pairs that can't be used: whose sides answer different prompts, as
+            conversations do that part before their last turn (`different_prompts`), without a user turn at
+            the end of the prompt (`no_user_turn`), with a blank text (`empty`), of one text
+            (`identical_texts`), with the higher score on the rejected side (`inverted`), or the same as an
+            earlier one (`duplicate_pair`).
 
     Raises:
         DataError: The file can't be read, or a row is malformed or no pair; names the row.
@@ -110,10 +112,10 @@ def _pair(
 
 
 def _exchange(row: Row, row_number: int) -> Exchange:
-    """Return the prompt with both replies, the chosen one first.
+    """Return the prompt with both replies, chosen first, and alone if the other answers another prompt.
 
     Raises:
-        DataError: The row has no pair, or one whose sides answer different prompts.
+        DataError: The row has no pair.
     """
     if has(row, "completions"):
         raise DataError(
@@ -126,11 +128,8 @@ def _exchange(row: Row, row_number: int) -> Exchange:
         )
     form: Format = "sharegpt" if has(row, "conversations") else "preference"
     (exchange,) = exchanges_of(row, form, row_number)
-    if len(exchange.replies) < 2:
-        raise DataError(
-            '"chosen" and "rejected" have to be answers to one prompt: give "prompt", or two conversations '
-            "that differ in their last turn alone"
-        )
+    if not exchange.replies or exchange.replies[0].rank != 0:
+        raise DataError('"chosen" has to end with a turn of the assistant')
     return exchange
 
 
@@ -151,6 +150,8 @@ def _scores(row: Row) -> tuple[float | None, float | None]:
 
 def _unusable(exchange: Exchange, scores: tuple[float | None, float | None]) -> str | None:
     """Return why a pair can't be trained on, `None` if it can."""
+    if len(exchange.replies) < 2:
+        return "different_prompts"
     chosen, rejected = (reply.text for reply in exchange.replies)
     if not exchange.messages or exchange.messages[-1].role != "user":
         return "no_user_turn"

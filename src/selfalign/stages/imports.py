@@ -41,7 +41,7 @@ def import_prompts(run: Run[SelfRewardingRecipe], iteration: int, location: str,
     answered = run.recipe.imports.of("candidates", iteration) is not None
 
     def found(dropped: Counter[str]) -> Iterator[Prompt]:
-        return _prompts_of_answers(location, dropped) if answered else _prompts(location, dropped)
+        return _prompts_of_answers(location) if answered else _prompts(location, dropped)
 
     stage = Stage(
         name=f"iteration-{iteration}/prompts",
@@ -168,9 +168,8 @@ def _prompts(location: str, dropped: Counter[str]) -> Iterator[Prompt]:
     yield from prompts
 
 
-def _prompts_of_answers(location: str, dropped: Counter[str]) -> Iterator[Prompt]:
+def _prompts_of_answers(location: str) -> Iterator[Prompt]:
     """Yield each prompt that has a completion, once; what is dropped is counted with the completions."""
-    del dropped
     known: set[str] = set()
     for answer in _answers(location, Counter()):
         prompt = Prompt.of(answer.messages or (), f"{Path(location).name}:{answer.row}")

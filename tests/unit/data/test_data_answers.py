@@ -28,6 +28,7 @@ def read(tmp_path):
     [
         ROW,
         {"instruction": "Why?", "response": "Because."},
+        {"prompt_text": "Why?", "response_text": "Because.", "quality_score": None},
         {
             "prompt": [{"role": "user", "content": "Why?"}],
             "completion": [{"role": "assistant", "content": "Because."}],

@@ -103,6 +103,10 @@ def test_a_row_of_a_run_comes_back_as_it_is(read):
         ({"prompt": "Why?", "chosen": "same", "rejected": "same"}, "identical_texts"),
         ({"prompt": "Why?", "chosen": " ", "rejected": "b"}, "empty"),
         ({"prompt": " ", "chosen": "a", "rejected": "b"}, "empty"),
+        (
+            {"chosen": [USER, GOOD], "rejected": [{"role": "user", "content": "Who?"}, BAD]},
+            "different_prompts",
+        ),
         ({"prompt": [USER, GOOD], "chosen": [GOOD], "rejected": [BAD]}, "no_user_turn"),
         (FORMS["TRL, text"] | {"score_chosen": 1, "score_rejected": 2}, "inverted"),
     ],
@@ -129,7 +133,7 @@ def test_the_same_pair_counts_once(read):
         ({"instruction": "Why?", "completions": []}, "imports.candidates"),
         (FORMS["TRL, text"] | {"score_chosen": 1}, "belong together"),
         (FORMS["TRL, text"] | {"score_chosen": "8", "score_rejected": "5"}, "finite number"),
-        ({"chosen": [USER, GOOD], "rejected": [{"role": "user", "content": "Who?"}, BAD]}, "one prompt"),
+        ({"chosen": [USER], "rejected": [USER, BAD]}, "turn of the assistant"),
         ({"pair_id": "x", "messages": [USER], "chosen": "a", "rejected": "b"}, "no pair of a run: prompt_id"),
     ],
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from selfalign.data import read_ift, read_prompts, read_ranked, read_rows, recognise
+from selfalign.data import read_answers, read_ift, read_pairs, read_prompts, read_ranked, read_rows, recognise
 from selfalign.errors import DataError
 
 DATA = Path(__file__).resolve().parents[3] / ".." / "shared" / "data"
@@ -167,3 +167,34 @@ def test_other_files_are_recognised_and_read(name):
 def test_questions_with_answers_are_refused_rather_than_misread():
     with pytest.raises(DataError, match=r"test\.jsonl, row 1: the fields question, answer fit no format"):
         read_prompts(str(DATA / "gsm8k" / "test.jsonl"))
+
+
+PAIRS = {
+    "preference_demo/dpo_en_demo.json": (295, {"duplicate_pair": 5}),
+    "autoalign_samples/ultra_binary.jsonl": (8, {}),
+    "autoalign_samples/rm/rewardbench.jsonl": (8, {}),
+    "autoalign_samples/rm/anthropic_helpful.jsonl": (8, {}),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_every_published_pair_is_read_or_counted(name):
+    dropped = Counter()
+    pairs = list(read_pairs(str(DATA / name), len, dropped))
+    assert (len(pairs), dropped) == PAIRS[name]
+    scored = name.endswith("ultra_binary.jsonl")
+    assert all((pair.margin is not None) == scored for pair in pairs)
+
+
+def test_conversations_of_hh_rlhf_that_part_early_are_counted():
+    location = str(DATA / "hh_rlhf" / "harmless-base" / "test.jsonl.gz")
+    dropped = Counter()
+    pairs = list(read_pairs(location, len, dropped))
+    assert (len(pairs), dropped) == (2303, {"different_prompts": 5, "empty": 4})  # of 2312
+
+
+def test_rated_replies_of_oasst_are_candidates_with_scores():
+    dropped = Counter()
+    answers = list(read_answers(FLAT, dropped))
+    assert (len(answers), dropped) == (2844, {})
+    assert sum(answer.score is None for answer in answers) == 56
