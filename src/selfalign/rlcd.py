@@ -28,6 +28,7 @@ from selfalign.records import (
 )
 
 OwnSystem = Literal["append", "replace", "skip"]
+SIDES = ("positive", "negative")
 
 
 @dataclass(frozen=True)
@@ -224,6 +225,11 @@ _REFUSAL = re.compile(
     r"|抱歉|对不起|我不能|我无法|作为一个人工智能",
     re.IGNORECASE,
 )
+
+
+def completion_id(contrast: Contrast, side: str, sample: int) -> str:
+    """Return the id of a contrast's completion."""
+    return content_id(contrast.contrast_id, side, str(sample))
 
 
 def drop_reason(

@@ -12,9 +12,8 @@ import pytest
 
 from selfalign.models.source import find_model
 from selfalign.records import Completion, Contrast, Judgment, Message, PreferencePair, Prompt
-from selfalign.rlcd import under_principle
+from selfalign.rlcd import completion_id, under_principle
 from selfalign.runs.files import hash_file, read_json, read_rows
-from selfalign.stages.contrast import completion_id
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 KILLS = 8

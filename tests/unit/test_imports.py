@@ -38,7 +38,7 @@ MAY_IMPORT = {
     | SETTINGS
     | {"pairs", "eft", "rlcd", "prompting", "data", "evaluation", "runs", "models", "engines", "training"}
     | {"comparing", "harness"},
-    "report": SETTINGS | {"runs", "evaluation"},
+    "report": SETTINGS | {"runs", "evaluation", "judging", "pairs", "rlcd", "prompting"},
     "export": SETTINGS | {"runs", "models", "report", "evaluation"},
     "methods": SETTINGS | {"runs", "models", "engines", "training", "stages", "report"},
     "cli": SETTINGS | {"recipes", "runs", "models", "methods", "report", "evaluation", "export"},

@@ -18,6 +18,8 @@ from selfalign.judging import health, mean_rewards
 from selfalign.pairs import make_pairs, pair_health
 from selfalign.records import Completion, Judgment, Message, Prompt, RankedPrompt, RankedReply
 from selfalign.report import write_report
+from selfalign.report.dropped import Generation
+from selfalign.report.problems import Problems
 
 Say = Callable[[str, str], str]
 """What is said, by kind of text and by a key that differs between texts."""
@@ -54,12 +56,30 @@ class FakeRun:
             Prompt.of([Message(role="user", content=say("prompt", str(n)))], source=str(n))
             for n in range(prompts)
         ]
+        self.ranked = [
+            RankedPrompt(
+                prompt_id=f"r{n}",
+                messages=(Message(role="user", content="?"),),
+                replies=tuple(
+                    RankedReply(reply_id=f"r{n}/{k}", text="x" * (1 + k + n), rank=k) for k in range(3)
+                ),
+                source="",
+            )
+            for n in range(8)
+        ]
         root.mkdir(parents=True)
         recipe = SelfRewardingRecipe().model_dump(mode="json") | {
             "judge": {"rubric": say("recipe", "rubric")}
         }
         self.json("recipe.resolved.json", recipe)
-        invocation = {"started": "2031-02-03T04:05:06+00:00", "selfalign": "9.8.7", "git_revision": None}
+        machine = {
+            "processor": "Some Processor", "cores": 2, "memory": 2**33,
+            "accelerators": ["Some Accelerator"] * 2,
+        }  # fmt: skip
+        invocation = {
+            "started": "2031-02-03T04:05:06+00:00", "selfalign": "9.8.7", "git_revision": None,
+            "platform": "Some System", "machine": machine,
+        }  # fmt: skip
         self.json(
             "manifest.json",
             {
@@ -98,6 +118,7 @@ class FakeRun:
         path.write_text("".join(row.model_dump_json() + "\n" for row in rows))
 
     def _read(self, _: str) -> dict[str, Any]:
+        self.rows("data/held_out.jsonl", self.ranked)
         ranked = {"rows": 4, "replies": 9, "tokens": 1}
         split = {"ranked": ranked, "held_out": ranked, "ranked_dropped": {}}
         return {"rows": 1234, "dropped": {"orphan": 3}, **split}
@@ -108,21 +129,12 @@ class FakeRun:
             rows = [row | {"rewards/margins": 0.1 * row["step"], "rewards/accuracies": 0.75} for row in rows]
         (self.root / directory).mkdir(exist_ok=True)
         (self.root / directory / "training.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return {"steps": 5, "loss_first": 1.0, "loss_last": 0.2}
+        return {"steps": 5, "loss_first": 1.0, "loss_last": 0.2, "training_tokens": 40}
 
     def _evaluate(self, directory: str) -> dict[str, Any]:
-        ranked = [
-            RankedPrompt(
-                prompt_id=f"r{n}",
-                messages=(Message(role="user", content="?"),),
-                replies=tuple(
-                    RankedReply(reply_id=f"r{n}/{k}", text="x" * (1 + k + n), rank=k) for k in range(3)
-                ),
-                source="",
-            )
-            for n in range(8)
-        ]
+        ranked = self.ranked
         judgments = [self.judgment(reply.reply_id, reply.rank) for p in ranked for reply in p.replies]
+        self.rows(f"{directory}/held_out_judgments.jsonl", judgments)
         figures = health(judgments, {j.completion_id: n for n, j in enumerate(judgments)})
         quality = judge_quality(
             ranked, mean_rewards(judgments), parse_rate=figures["parse_rate"], bootstrap=100
@@ -159,8 +171,17 @@ class FakeRun:
             "dropped": {"tie": 4, "score_balance": 2},
         }  # fmt: skip
 
-    def _prompts(self, _: str) -> dict[str, Any]:
-        return {"rows": len(self.prompts), "requests": 8, "dropped": {"near_duplicate": 7}}
+    def _prompts(self, directory: str) -> dict[str, Any]:
+        self.rows(f"{directory}/prompts.jsonl", self.prompts)
+        texts = [p.messages[0].content for p in self.prompts]
+        replies = [f"{texts[0]} and more words of its own", "A", *texts, "left over, not refused"]
+        self.rows(
+            f"{directory}/generations.jsonl",
+            [Generation(key=f"0:{n}", text=text, truncated=False) for n, text in enumerate(replies)],
+        )
+        return {
+            "rows": len(self.prompts), "requests": 8, "dropped": {"near_duplicate": 7, "too_short": 1},
+        }  # fmt: skip
 
     def _candidates(self, directory: str) -> dict[str, Any]:
         self.candidates = [
@@ -173,9 +194,9 @@ class FakeRun:
             for sample in range(4)
         ]  # fmt: skip
         self.rows(f"{directory}/candidates.jsonl", self.candidates)
-        rows = len(self.candidates)
+        rows, tokens = len(self.candidates), sum(row.num_tokens for row in self.candidates)
         return {
-            "rows": rows, "mean_tokens": sum(row.num_tokens for row in self.candidates) / rows,
+            "rows": rows, "tokens": tokens, "mean_tokens": tokens / rows,
             "finish_reasons": {"stop": rows}, "prompts_with_identical_candidates": 0,
         }  # fmt: skip
 
@@ -227,7 +248,11 @@ def finished(tmp_path: Path) -> Path:
 
 
 def page_of(root: Path) -> Page:
-    return Page(write_report(root).read_text(encoding="utf-8"))
+    """Return the page of a run in which everything can be read."""
+    problems = Problems(root)
+    path = write_report(root, problems)
+    assert list(problems) == []
+    return Page(path.read_text(encoding="utf-8"))
 
 
 def values(page: Page, attribute: str) -> Iterator[str | None]:
@@ -238,12 +263,18 @@ def test_a_finished_run_tells_everything_in_order(finished: Path) -> None:
     page = page_of(finished)
     expected = (
         "my run", "self rewarding from model name", "2031-02-03 04:05 UTC", "selfalign 9.8.7",
-        "Finished: 21 stages took 31.5 s", "Warnings", "warning sft/evaluate", "How well the models judge",
+        "Finished: 21 stages took 31.5 s", "Warnings", "warning sft/evaluate",
+        "Overview", "Some Processor, 2 cores, 8.0 GiB; 2 × Some Accelerator; Some System",
+        "31.5 s in 21 finished stages", "written by models, 160 trained on", "training",
+        "How well the models judge",
         "SFT baseline", "M1", "M2", "M3", "length alone", "How to read", "Iterations", "Scores",
-        "Candidate lengths", "Margins", "wanted", "500", "accepted", "dropped: near duplicate",
+        "Rewards of the candidates", "Margins", "Candidate lengths", "Judge health",
+        "wanted", "500", "accepted", "dropped: near duplicate",
         "finish reason: stop", "unscored: no score", "Training", "rewards/margins", "rewards/accuracies",
         "Data and EFT", "1,234", "dropped: orphan", "dropped: score balance", "Pairs to browse",
-        "6 of 6 shown", "+3.00", "Chosen", "Rejected", "rationale", "The run",
+        "6 of 6 shown", "+3.00", "Chosen", "Rejected", "rationale", "What was dropped", "Iteration 1",
+        "Generated prompts", "near duplicate", "prompt 0", "too short", "A", "Judgments without a score",
+        "no score", "The run",
         "iteration-2/evaluate", "ift data", "d1", "num_iterations: 2",
     )  # fmt: skip
     place = 0
@@ -274,7 +305,7 @@ def test_the_page_is_well_formed_for_readers_and_screen_readers(finished: Path) 
     assert len(ids) == len(set(ids))
     assert {str(value)[1:] for value in values(page, "href")} <= set(ids)
     charts = page.tags.count("svg")
-    assert charts == 3 + 3 * 2 + 2 + 2 * 3 + 1
+    assert charts == 3 + 4 * 2 + 4 + 2 + 2 * 3 + 1
     assert page.tags.count("desc") == charts
 
 
@@ -371,13 +402,14 @@ def test_many_long_texts_stay_below_five_megabytes(tmp_path: Path) -> None:
 def test_of_many_pairs_forty_are_shown(tmp_path: Path) -> None:
     page = page_of(FakeRun(tmp_path / "run", prompts=50).until("iteration-1/pairs").root)
     assert "40 of 50 shown" in page.text
-    assert page.tags.count("details") == 40 + 2
+    recipe_and_legend, reasons = 2, 3
+    assert page.tags.count("details") == 40 + recipe_and_legend + reasons
 
 
 def test_the_page_depends_on_the_run_alone_and_not_on_the_order_of_rows(finished: Path) -> None:
     before = write_report(finished).read_bytes()
     for path in finished.rglob("*.jsonl"):
-        if path.name != "training.jsonl":
+        if path.name not in ("training.jsonl", "generations.jsonl"):  # whose order says when
             lines = path.read_text().splitlines(keepends=True)
             path.write_text("".join(reversed(lines)))
     path = write_report(finished)

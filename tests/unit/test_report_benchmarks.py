@@ -5,6 +5,7 @@ from typing import Any
 
 from selfalign.evaluation.results import LABELS, TaskResult
 from selfalign.report.benchmarks import as_markdown, benchmark_rows, read_table
+from selfalign.report.problems import Problems
 from selfalign.runs.files import write_json
 
 
@@ -84,7 +85,7 @@ def test_the_table_of_a_run_is_that_of_its_evaluation_and_holds_what_is_done(tmp
     for name in ("M0", "M1"):
         write_json(place / name / "mmlu.json", result("mmlu", name, 0.5).model_dump(mode="json"))
     write_json(place / "M0" / "manifests" / "mmlu.json", {})
-    table = read_table(tmp_path)
+    table = read_table(tmp_path, Problems(tmp_path))
     assert table is not None
     models, [row], not_run = table
     assert models == ["M0", "M1"]
@@ -93,7 +94,7 @@ def test_the_table_of_a_run_is_that_of_its_evaluation_and_holds_what_is_done(tmp
 
 
 def test_a_run_that_was_never_evaluated_has_no_table(tmp_path: Path) -> None:
-    assert read_table(tmp_path) is None
+    assert read_table(tmp_path, Problems(tmp_path)) is None
 
 
 def test_every_benchmark_of_a_recipe_has_a_label() -> None:

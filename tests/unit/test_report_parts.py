@@ -23,8 +23,18 @@ from selfalign.report.charts import (
 )
 from selfalign.report.concerns import concerns
 from selfalign.report.figures import length_panel, score_panel
+from selfalign.report.problems import Problems
 from selfalign.report.read import MEASURES, ModelRow, finished_stages, iterations
-from selfalign.report.sample import MARGIN_BINS, SHOWN, PairSample, sample_pairs, token_counts
+from selfalign.report.sample import (
+    MARGIN_BINS,
+    SHOWN,
+    DrawnPairs,
+    ShownPair,
+    draw_pairs,
+    read_judgments,
+    shown_pairs,
+    token_counts,
+)
 from selfalign.report.tables import iteration_counts, judge_table
 from selfalign.report.text import LIMIT, duration, readable, share, signed
 from selfalign.runs.files import write_json, write_rows
@@ -162,31 +172,36 @@ def sampled(
     pairs: list[PreferencePair],
     judgments: list[Judgment] | None = None,
     most_bytes: int = 10**6,
-) -> PairSample:
+) -> tuple[DrawnPairs, tuple[ShownPair, ...]]:
     write_rows(tmp_path / "pairs.jsonl", pairs)
     write_rows(tmp_path / "judgments.jsonl", judgments or [])
-    return sample_pairs(tmp_path / "pairs.jsonl", tmp_path / "judgments.jsonl", most_bytes=most_bytes)
+    problems = Problems(tmp_path)
+    found = draw_pairs(tmp_path / "pairs.jsonl", problems)
+    wanted = {key for pair in found.drawn for key in (pair.chosen_id, pair.rejected_id)}
+    judged = read_judgments(tmp_path / "judgments.jsonl", wanted, problems)
+    assert list(problems) == []
+    return found, shown_pairs(found.drawn, judged, most_bytes=most_bytes)
 
 
 def test_rare_margins_are_shown_beside_common_ones(tmp_path: Path) -> None:
     pairs = [pair_of(n, 0.25) for n in range(500)] + [pair_of(500 + n, 4.75) for n in range(7)]
-    sample = sampled(tmp_path, pairs)
-    assert sample.margins == (500, *[0] * (MARGIN_BINS - 2), 7)
-    margins = Counter(row.pair.margin for row in sample.shown)
+    found, shown = sampled(tmp_path, pairs)
+    assert found.margins == (500, *[0] * (MARGIN_BINS - 2), 7)
+    margins = Counter(row.pair.margin for row in shown)
     assert margins == {0.25: SHOWN - 7, 4.75: 7}
-    assert [row.pair.margin for row in sample.shown] == [4.75] * 7 + [0.25] * (SHOWN - 7)
-    assert sample.mean_margin == pytest.approx((500 * 0.25 + 7 * 4.75) / 507)
+    assert [row.pair.margin for row in shown] == [4.75] * 7 + [0.25] * (SHOWN - 7)
+    assert found.mean_margin == pytest.approx((500 * 0.25 + 7 * 4.75) / 507)
 
 
 def test_the_draw_does_not_depend_on_the_order_of_the_file(tmp_path: Path) -> None:
     pairs = [pair_of(n, 0.5 + n % 9 / 2) for n in range(300)]
-    assert sampled(tmp_path, pairs).shown == sampled(tmp_path, pairs[::-1]).shown
+    assert sampled(tmp_path, pairs)[1] == sampled(tmp_path, pairs[::-1])[1]
 
 
 def test_each_side_has_its_own_judgments_in_the_order_of_samples(tmp_path: Path) -> None:
     pairs = [pair_of(n, 1.0 + n % 4) for n in range(12)]
     judgments = [judgment_of(f"p{n}/{side}", k) for k in (2, 0, 1) for n in range(12) for side in "abc"]
-    for row in sampled(tmp_path, pairs, judgments).shown:
+    for row in sampled(tmp_path, pairs, judgments)[1]:
         assert [(j.completion_id, j.sample) for j in row.chosen] == [
             (row.pair.chosen_id, k) for k in range(3)
         ]
@@ -196,7 +211,8 @@ def test_each_side_has_its_own_judgments_in_the_order_of_samples(tmp_path: Path)
 def test_a_margin_just_below_a_bound_by_rounding_counts_as_the_bound(tmp_path: Path) -> None:
     just_below = (4 + 4 + 5) / 3 - (3 + 3 + 4) / 3 - 4e-16
     assert just_below < 1
-    assert sampled(tmp_path, [pair_of(0, just_below), pair_of(1, 5.0), pair_of(2, 0.1)]).margins == (
+    found, _ = sampled(tmp_path, [pair_of(0, just_below), pair_of(1, 5.0), pair_of(2, 0.1)])
+    assert found.margins == (
         1, 0, 1, *[0] * (MARGIN_BINS - 4), 1,
     )  # fmt: skip
 
@@ -211,9 +227,9 @@ def test_pairs_without_a_margin_are_shown_and_in_no_bin(tmp_path: Path) -> None:
 
 def test_a_pair_too_big_for_the_page_is_passed_over(tmp_path: Path) -> None:
     big = pair_of(0, 1.0).model_copy(update={"chosen": "&" * 5000})
-    sample = sampled(tmp_path, [big, pair_of(1, 2.0)], most_bytes=1000)
-    assert [row.pair.prompt_id for row in sample.shown] == ["p1"]
-    assert sum(sample.margins) == 2
+    found, shown = sampled(tmp_path, [big, pair_of(1, 2.0)], most_bytes=1000)
+    assert [row.pair.prompt_id for row in shown] == ["p1"]
+    assert sum(found.margins) == 2
 
 
 def test_candidates_without_a_text_have_no_length(tmp_path: Path) -> None:
@@ -226,8 +242,7 @@ def test_candidates_without_a_text_have_no_length(tmp_path: Path) -> None:
         for reason in reasons
         for n in range(2)
     ]  # fmt: skip
-    write_rows(tmp_path / "candidates.jsonl", rows)
-    assert token_counts(tmp_path / "candidates.jsonl") == {7: 2}
+    assert token_counts(rows) == {7: 2}
 
 
 # Tables
@@ -249,7 +264,7 @@ def test_judges_are_compared_with_the_model_before_and_length_with_none() -> Non
         model("M2", 0.4, None, None),
         model("length alone", -0.6, -0.7, -0.5),
     ]
-    table = judge_table(models)
+    table = judge_table(models, {})
     first, second, length = (cells[0] for _, cells in table.rows)
     assert (first.value, first.change, first.interval, first.n, first.note) == (
         "0.50",
@@ -265,7 +280,7 @@ def test_judges_are_compared_with_the_model_before_and_length_with_none() -> Non
 
 def test_an_undefined_measure_has_a_note_and_no_change_before_or_after() -> None:
     table = judge_table(
-        [model("M1", 0.5, 0.4, 0.6), model("M2", None, None, None), model("M3", 0.5, 0.4, 0.6)]
+        [model("M1", 0.5, 0.4, 0.6), model("M2", None, None, None), model("M3", 0.5, 0.4, 0.6)], {}
     )
     assert [cells[0].value for _, cells in table.rows] == ["0.50", None, "0.50"]
     assert [cells[0].change for _, cells in table.rows] == [None, None, None]
@@ -298,10 +313,11 @@ def test_stages_come_in_the_order_of_the_method_and_iterations_by_number(tmp_pat
         "sft/train",
         "data/read",
     ]
+    manifest = {"figures": {}, "warnings": [], "seconds": 0.0, "finished": ""}
     for stage in [*stages, "later/thing"]:
-        write_json(tmp_path / stage.replace("/", "/manifests/").__add__(".json"), {"stage": stage})
+        write_json(tmp_path / stage.replace("/", "/manifests/").__add__(".json"), manifest | {"stage": stage})
     (tmp_path / "iteration-2 (copy)").mkdir()
-    assert list(finished_stages(tmp_path)) == [
+    assert list(finished_stages(tmp_path, Problems(tmp_path))) == [
         *stages[::-1][:2],
         "eft/judgments",
         "eft/examples",

@@ -43,7 +43,8 @@ class FakeRun:
             for n in range(prompts)
         ]
         recipe = RLCDRecipe.model_validate({"method": "rlcd"}).model_dump(mode="json")
-        write_json(root / "recipe.resolved.json", recipe | {"note": say("recipe", "note")})
+        recipe["policy"] |= {"model": say("recipe", "model")}
+        write_json(root / "recipe.resolved.json", recipe)
         write_json(
             root / "manifest.json",
             {

@@ -13,6 +13,7 @@ from selfalign.evaluation.bootstrap import mean_interval
 from selfalign.records import Completion, Message, Prompt
 from selfalign.report.charts import RIGHT
 from selfalign.report.effects import effects, summary
+from selfalign.report.problems import Problems
 from selfalign.report.rlcd import length_table, outcome_table, strength_figure
 from selfalign.report.rlcd_concerns import rlcd_concerns
 from selfalign.report.rlcd_sample import MOST_OUTPUTS, Lengths, sample_answers, sample_contrasts
@@ -27,7 +28,9 @@ SPACE = "\N{NO-BREAK SPACE}"
 
 
 def test_effects_come_with_intervals_and_the_benchmarks_as_not_measured(tmp_path: Path) -> None:
-    accuracy, prefers, tokens, changed = effects(FakeRun(tmp_path / "run").until(STAGES[-1]).root)
+    accuracy, prefers, tokens, changed = effects(
+        FakeRun(tmp_path / "run").until(STAGES[-1]).root, Problems(tmp_path)
+    )
     assert (accuracy.before, accuracy.change, accuracy.over) == ("", "", "10 pairs")
     assert accuracy.after is not None
     assert re.fullmatch(rf"\d+\.\d{SPACE}% \(\d+\.\d to 100\.0\)", accuracy.after)
@@ -43,8 +46,11 @@ def test_effects_come_with_intervals_and_the_benchmarks_as_not_measured(tmp_path
 def test_without_held_out_pairs_nothing_is_claimed(tmp_path: Path) -> None:
     root = FakeRun(tmp_path / "run").until("rlcd/preference").root
     write_json(root / "rlcd/preference.json", preference_measures([], seed=0))
-    assert [row.after for row in effects(root)] == [None, None]
-    assert summary(root) == "What training did is not measured: no pair of held-out prompts is left."
+    assert [row.after for row in effects(root, Problems(root))] == [None, None]
+    assert (
+        summary(root, Problems(root))
+        == "What training did is not measured: no pair of held-out prompts is left."
+    )
     assert "not measured: no pair" in page_of(root).text
 
 
@@ -61,15 +67,15 @@ def test_a_single_pair_has_no_interval(tmp_path: Path) -> None:
         policy_rejected=-1,
     )
     write_json(root / "rlcd/preference.json", preference_measures([one], seed=0))
-    accuracy, prefers = effects(root)
+    accuracy, prefers = effects(root, Problems(root))
     assert accuracy.after == f"0.0{SPACE}%"
     assert (prefers.after, prefers.change) == (f"50.0{SPACE}%", f"−50.0{SPACE}points")
-    assert (summary(root) or "").endswith("in 50 % of pairs, 100 % before.")
+    assert (summary(root, Problems(root)) or "").endswith("in 50 % of pairs, 100 % before.")
 
 
 def test_another_method_has_no_effects(tmp_path: Path) -> None:
-    assert effects(tmp_path) == []
-    assert summary(tmp_path) is None
+    assert effects(tmp_path, Problems(tmp_path)) == []
+    assert summary(tmp_path, Problems(tmp_path)) is None
 
 
 # Samples, tables and charts
@@ -86,7 +92,9 @@ def test_a_rare_group_is_shown_beside_a_common_one_with_its_own_principles(tmp_p
     write_rows(tmp_path / "contrast/contrasts.jsonl", run.contrasts)
     run._pairs()
     where = tmp_path / "contrast"
-    sample = sample_contrasts(where / "pairs.jsonl", where / "contrasts.jsonl", most_bytes=10**7)
+    sample = sample_contrasts(
+        where / "pairs.jsonl", where / "contrasts.jsonl", Problems(where), most_bytes=10**7
+    )
     assert Counter(row.contrast.group for row in sample.shown) == {"common": SHOWN - 3, "rare": 3}
     assert all(row.pair.contrast_id == row.contrast.contrast_id for row in sample.shown)
     assert all(row.pair.prompt_id == row.contrast.prompt_id for row in sample.shown)
@@ -96,7 +104,7 @@ def test_a_rare_group_is_shown_beside_a_common_one_with_its_own_principles(tmp_p
 def test_changed_answers_come_first_each_by_prompt_id(tmp_path: Path) -> None:
     run = FakeRun(tmp_path).until(STAGES[-1])
     files = (tmp_path / f"rlcd/{name}_outputs.jsonl" for name in ("base", "policy"))
-    rows = sample_answers(tmp_path / "data/held_out.jsonl", *files, most_bytes=10**6)
+    rows = sample_answers(tmp_path / "data/held_out.jsonl", *files, Problems(tmp_path), most_bytes=10**6)
     assert [row.changed for row in rows] == [True, True, False, False]
     for part in (rows[:2], rows[2:]):
         keys = [row.before.prompt_id for row in part]
@@ -119,7 +127,7 @@ def test_prompts_without_an_answer_and_unchanged_ones_beyond_the_limit_are_left_
         ]  # fmt: skip
         write_rows(tmp_path / side, rows)
     files = (tmp_path / name for name in ("prompts", "before", "after"))
-    rows_shown = sample_answers(*files, most_bytes=10**6)
+    rows_shown = sample_answers(*files, Problems(tmp_path), most_bytes=10**6)
     assert len(rows_shown) == MOST_OUTPUTS
     assert rows_shown[0].before.prompt_id == prompts[5].prompt_id
     assert prompts[3].prompt_id not in {row.before.prompt_id for row in rows_shown}

@@ -7,6 +7,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from selfalign.cli.status import pace_line
+from selfalign.runs.progress import Following
+
 _LOG_EVERY_SECONDS = 15.0
 
 
@@ -17,6 +20,7 @@ class Narrator:
         """Take the console to print on."""
         self._console = console
         self._last_line = time.monotonic()
+        self._following = Following()
         columns = (
             TextColumn("  {task.description:<26}"),
             BarColumn(bar_width=24),
@@ -38,6 +42,7 @@ class Narrator:
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Print an event."""
+        self._following.take(event)
         match event["event"]:
             case "run_started":
                 self._console.print(f"{escape(event['run'])}: {escape(event['model'])}", highlight=False)
@@ -64,12 +69,10 @@ class Narrator:
         self._progress.update(
             self._task, completed=event["done"], total=event["total"], unit=event["unit"], visible=True
         )
-        now = time.monotonic()
-        if not self._console.is_terminal and now - self._last_line > _LOG_EVERY_SECONDS:
+        now, pace = time.monotonic(), self._following.pace()
+        if not self._console.is_terminal and pace is not None and now - self._last_line > _LOG_EVERY_SECONDS:
             self._last_line = now
-            self._console.print(
-                f"  {event['stage']}: {event['done']} of {event['total']} {event['unit']}", highlight=False
-            )
+            self._console.print(f"  {escape(pace_line(pace))}", highlight=False)
 
 
 def _short(figures: dict[str, Any]) -> str:

@@ -7,7 +7,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from selfalign.report.effects import BENCHMARKS, Effect
+from selfalign.report.overview import Cost
 from selfalign.report.read import MEASURES, ModelRow
+from selfalign.report.text import duration
 from selfalign.runs.run import StageStatus
 
 _COLOURS = {"done": "green", "partial": "yellow", "pending": "dim", "stale": "red"}
@@ -34,6 +36,26 @@ def plan_table(statuses: Sequence[StageStatus]) -> Table:
         )
     table.add_section()
     table.add_row("left, at most", "", *(f"{totals[name]:,}" for name in _COSTS), "")
+    return table
+
+
+def status_table(statuses: Sequence[StageStatus], took: Mapping[str, Cost]) -> Table:
+    """Return the stages with what the done ones took, and what the others need, at most."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("stage", "state"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("took", "made", "tokens"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("left to do, at most", overflow="fold")
+    for status in statuses:
+        cost = took.get(status.stage.name) if status.state == "done" else None
+        cells = ("", "", "")
+        if cost is not None:
+            cells = duration(cost.seconds), cost.made, "" if cost.tokens is None else f"{cost.tokens:,}"
+        needs = [f"{n:,} {name.replace('_', ' ')}" for name, n in costs_of(status).items() if n]
+        colour = _COLOURS[status.state]
+        left = escape("; ".join((*status.why, ", ".join(needs)))).strip("; ")
+        table.add_row(status.stage.name, f"[{colour}]{status.state}[/]", *cells, left)
     return table
 
 

@@ -18,6 +18,7 @@ from selfalign.errors import RecipeError, RunError
 from selfalign.methods.evaluation import evaluation
 from selfalign.methods.rlcd import rlcd
 from selfalign.methods.self_rewarding import self_rewarding
+from selfalign.models.machine import machine
 from selfalign.models.source import policy_source
 from selfalign.report import write_report
 from selfalign.runs import Run
@@ -178,6 +179,7 @@ def _write_manifest(recipe: Recipe, root: Path, data: Mapping[str, Any]) -> None
         "git_revision": _git_revision(),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "machine": machine(),
         **{name: metadata.version(name) for name in _VERSIONED},
     }
     write_json(

@@ -5,10 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
+
 from selfalign.evaluation.judge_quality import Measure
 from selfalign.evaluation.results import LABELS, TaskResult
+from selfalign.report.concerns import given
+from selfalign.report.problems import Problems
 from selfalign.report.read import Manifest
-from selfalign.runs.files import read_json
 
 EVALUATION = "evaluation"
 """Directory in a run that holds the evaluation of its models."""
@@ -36,6 +40,18 @@ _WORDS = {
 }
 
 
+class Plan(TypedDict):
+    """What an evaluation is to measure."""
+
+    models: list[str]
+    tasks: list[str]
+    not_run: dict[str, str]
+    """Benchmarks that lack something, with what it is."""
+
+
+_PLAN = TypeAdapter(Plan)
+
+
 @dataclass(frozen=True)
 class BenchmarkRow:
     """One measure of one benchmark for every model."""
@@ -49,6 +65,9 @@ class BenchmarkRow:
     """How many questions."""
     note: str
     """What to know before comparing; it stands in the first row of a benchmark."""
+    task: str = ""
+    headline: bool = False
+    """Whether it is the measure that stands for the benchmark."""
 
 
 def benchmark_rows(
@@ -64,6 +83,7 @@ def benchmark_rows(
     for task in dict.fromkeys(task for task, _ in results):
         found = [results.get((task, model)) for model in models]
         first = next(result for result in found if result is not None)
+        label = LABELS.get(task, task)
         notes = "; ".join(dict.fromkeys(note for r in found if r is not None for note in r.notes))
         for name in first.measures if task in ALL_MEASURES else (None,):
             measures = [_measure(result, name) for result in found]
@@ -73,11 +93,13 @@ def benchmark_rows(
                 change = _points(values[-1] - values[0], first.unit, sign="+")
             rows.append(
                 BenchmarkRow(
-                    LABELS[task] if name is None else f"{LABELS[task]} {_WORDS.get(name, name)}",
+                    label if name is None else f"{label} {_WORDS.get(name, name)}",
                     tuple(_cell(measure, first.unit) for measure in measures),
                     change,
                     f"{max((measure['n'] for measure in measures if measure is not None), default=0):,}",
                     notes,
+                    task,
+                    name in (None, first.metric),
                 )
             )
             notes = ""
@@ -90,32 +112,56 @@ def _measure(result: TaskResult | None, name: str | None) -> Measure | None:
     return result.headline if name is None else result.measures.get(name)
 
 
-def read_table(root: Path) -> tuple[list[str], list[BenchmarkRow], dict[str, str]] | None:
+def read_table(root: Path, problems: Problems) -> tuple[list[str], list[BenchmarkRow], dict[str, str]] | None:
     """Return models, rows and what is not run, of an evaluation or of a run that has one; or `None`.
 
     Of an evaluation under way it is what is measured so far.
     """
-    place = next((place for place in (root, root / EVALUATION) if (place / PLAN).is_file()), None)
+    place = evaluation_of(root)
     if place is None:
         return None
-    plan = read_json(place / PLAN)
-    results = {
-        (task, model): TaskResult.model_validate(read_json(place / model / f"{task}.json"))
-        for task in plan["tasks"]
-        for model in plan["models"]
-        if (place / model / "manifests" / f"{task}.json").is_file()
-    }
-    return plan["models"], benchmark_rows(plan["models"], results), plan["not_run"]
+    plan = read_plan(place, problems)
+    return (
+        plan["models"],
+        benchmark_rows(plan["models"], read_results(place, plan, problems)),
+        plan["not_run"],
+    )
 
 
-def evaluation_page(root: Path, stages: Mapping[str, Manifest]) -> dict[str, Any]:
+def evaluation_of(root: Path) -> Path | None:
+    """Return the directory of an evaluation, or of the one in a run; `None` if there is none."""
+    return next((place for place in (root, root / EVALUATION) if (place / PLAN).is_file()), None)
+
+
+def read_plan(place: Path, problems: Problems) -> Plan:
+    """Return what an evaluation is to measure; nothing where that can't be read."""
+    plan = problems.attempt(f"{place / PLAN}", _PLAN.validate_python, problems.json(place / PLAN))
+    return plan or Plan(models=[], tasks=[], not_run={})
+
+
+def read_results(place: Path, plan: Plan, problems: Problems) -> dict[tuple[str, str], TaskResult]:
+    """Return what is measured so far, by task and model."""
+    found = {}
+    for task in plan["tasks"]:
+        for model in plan["models"]:
+            path = place / model / f"{task}.json"
+            if (place / model / "manifests" / path.name).is_file():
+                value = problems.json(path)
+                result = problems.attempt(f"{path}", TaskResult.model_validate, value)
+                if result is not None:
+                    found[task, model] = result
+    return found
+
+
+def evaluation_page(root: Path, stages: Mapping[str, Manifest], problems: Problems) -> dict[str, Any]:
     """Return all that the page of an evaluation shows besides its table.
 
     Args:
         root: Directory of the evaluation.
         stages: Manifests of the finished stages.
+        problems: Told of what can't be read.
     """
-    plan = read_json(root / PLAN) if (root / PLAN).is_file() else {"tasks": [], "models": [], "not_run": {}}
+    plan = read_plan(root, problems) if (root / PLAN).is_file() else Plan(models=[], tasks=[], not_run={})
     wanted = {
         f"{model}/{task}"
         for task in plan["tasks"]
@@ -123,11 +169,10 @@ def evaluation_page(root: Path, stages: Mapping[str, Manifest]) -> dict[str, Any
         # The first model is compared with no other.
         for model in plan["models"][task == "head_to_head" :]
     }
-    warned = [(name, message) for name, made in stages.items() for message in made["warnings"]]
     return {
         "finished": bool(plan["models"]) and wanted <= stages.keys(),
-        "data_contents": {},
-        "concerns": [{"where": name, "message": message} for name, message in warned],
+        "concerns": list(given(stages)),
+        "filters": {},
     }
 
 
@@ -141,7 +186,7 @@ def as_markdown(models: Sequence[str], rows: Sequence[BenchmarkRow], not_run: Ma
         cells += [row.change or "–"] if changed else []
         lines.append(f"| {' | '.join(_plain(cell) for cell in (*cells, row.over, row.note))} |")
     for task, reason in not_run.items():
-        cells = [LABELS[task], *("not run" for _ in models), *([""] if changed else []), "", reason]
+        cells = [LABELS.get(task, task), *("not run" for _ in models), *([""] if changed else []), "", reason]
         lines.append(f"| {' | '.join(_plain(cell) for cell in cells)} |")
     return "\n".join(lines) + "\n"
 

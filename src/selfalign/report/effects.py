@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.report.benchmarks import read_table
+from selfalign.report.problems import Problems
 from selfalign.report.text import share
-from selfalign.runs.files import read_json
 
 Measure = Mapping[str, Any]
 """A mean with its interval, as `mean_interval` returns it."""
@@ -28,17 +28,18 @@ class Effect:
     change: str | None = ""
 
 
-def measures_of(root: Path, stage: str) -> dict[str, Measure] | None:
+def measures_of(root: Path, stage: str, problems: Problems) -> dict[str, Measure] | None:
     """Return what a stage of `rlcd/` measured, `None` while it is unfinished."""
     if not (root / "rlcd" / "manifests" / f"{stage}.json").exists():
         return None
-    return dict(read_json(root / "rlcd" / f"{stage}.json"))
+    found: dict[str, Measure] | None = problems.json(root / "rlcd" / f"{stage}.json")
+    return found
 
 
-def effects(root: Path) -> list[Effect]:
+def effects(root: Path, problems: Problems) -> list[Effect]:
     """Return the rows of "what training did" that the run has measured so far; none for other methods."""
     rows = []
-    if preference := measures_of(root, "preference"):
+    if preference := measures_of(root, "preference", problems):
         accuracy = preference["implicit_reward_accuracy"]
         pairs = f"{accuracy['n']:,} pairs"
         rows += [
@@ -51,7 +52,7 @@ def effects(root: Path) -> list[Effect]:
                 _said(preference["prefers_positive_change"], _points),
             ),
         ]
-    if outputs := measures_of(root, "outputs"):
+    if outputs := measures_of(root, "outputs", problems):
         prompts = f"{outputs['changed']['n']:,} prompts"
         rows += [
             Effect(
@@ -66,16 +67,16 @@ def effects(root: Path) -> list[Effect]:
     return rows
 
 
-def price(root: Path) -> str:
+def price(root: Path, problems: Problems) -> str:
     """Say where the benchmarks before and after stand, or how to measure them."""
-    if read_table(root) is None:
+    if read_table(root, problems) is None:
         return "not measured; selfalign eval RUN --suite rlcd does"
     return "in the table of benchmarks"
 
 
-def summary(root: Path) -> str | None:
+def summary(root: Path, problems: Problems) -> str | None:
     """Return what training did in one sentence, `None` while that is not measured."""
-    preference = measures_of(root, "preference")
+    preference = measures_of(root, "preference", problems)
     if preference is None:
         return None
     before, after = preference["prefers_positive_before"], preference["prefers_positive_after"]

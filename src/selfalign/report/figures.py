@@ -1,13 +1,15 @@
 """The report's figures: charts with captions, in panels to be read side by side."""
 
-import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
+from selfalign.report.changes import Change
 from selfalign.report.charts import (
     Bin,
     Chart,
@@ -20,12 +22,26 @@ from selfalign.report.charts import (
     line_chart,
     ticks,
 )
+from selfalign.report.problems import Problems
 from selfalign.report.read import Manifest, ModelRow
-from selfalign.report.sample import MARGIN_STEP, PairSample
+from selfalign.report.sample import MARGIN_STEP, DrawnPairs, Judged
 from selfalign.report.text import plural, share
 
 _UNSCORED_AT = -1.0
 _LENGTH_BINS = 20
+_HEALTH = (
+    ("parse_rate", "Parsed", "share of the judgments that ended in a score", (0.0, 1.0)),
+    ("tie_rate", "Ties within a prompt", "share of pairs of candidates with equal rewards", (0.0, 1.0)),
+    ("agreement", "Repeated judgments agree", "share of pairs of judgments of one text", (0.0, 1.0)),
+    ("length_correlation", "Reward and length", "rank correlation; near 1 the judge counts", (-1.0, 1.0)),
+)
+
+
+class _Step(BaseModel):
+    """A step of a training log, with whatever it measured."""
+
+    model_config = ConfigDict(extra="allow")
+    step: int
 
 
 @dataclass(frozen=True)
@@ -105,36 +121,80 @@ def length_panel(heading: str, lengths: Mapping[str, Counter[int]]) -> Panel:
     return _histograms(heading, counted, span=(0, edges[-1]), marks=marks)
 
 
-def margin_panel(heading: str, samples: Mapping[str, PairSample]) -> Panel:
+def reward_panel(heading: str, judged: Mapping[str, Judged]) -> Panel:
+    """Return a histogram of the mean scores of the candidates of each named set."""
+    counted = {}
+    for name, found in judged.items():
+        bins = [_around(reward, n, f"reward {reward:g}") for reward, n in sorted(found.rewards.items())]
+        mean = found.mean_reward
+        said = "" if mean is None else f", mean {mean:.2f}"
+        counted[name] = _Counted(f"{plural(found.rewards.total(), 'candidate')}{said}", bins, mean)
+    return _histograms(
+        heading, counted, span=(-0.4, 5.4), marks=[(float(score), str(score)) for score in range(6)]
+    )
+
+
+def margin_panel(heading: str, pairs: Mapping[str, DrawnPairs]) -> Panel:
     """Return a histogram of the margins of each named set of pairs."""
     counted = {}
-    for name, sample in samples.items():
-        if sample.mean_margin is None:
+    for name, found in pairs.items():
+        if found.mean_margin is None:
             continue
         bins = [
             Bin(low, low + MARGIN_STEP, n, f"margin {low:g} to {low + MARGIN_STEP:g}")
-            for low, n in ((number * MARGIN_STEP, n) for number, n in enumerate(sample.margins))
+            for low, n in ((number * MARGIN_STEP, n) for number, n in enumerate(found.margins))
         ]
-        mean = sample.mean_margin
-        counted[name] = _Counted(f"{plural(sum(sample.margins), 'pair')}, mean {mean:.2f}", bins, mean)
+        mean = found.mean_margin
+        counted[name] = _Counted(f"{plural(sum(found.margins), 'pair')}, mean {mean:.2f}", bins, mean)
     return _histograms(heading, counted, span=(0, 5), marks=[(float(at), str(at)) for at in range(6)])
 
 
+def health_panel(judgments: Mapping[str, Manifest]) -> Panel:
+    """Return what tells a sound judge from a broken one, a row for each named judging stage."""
+    drawn = []
+    for key, name, caption, (low, high) in _HEALTH:
+        values = {stage: manifest["figures"].get(key) for stage, manifest in judgments.items()}
+        if any(value is not None for value in values.values()):
+            steps = [low + part * (high - low) / 4 for part in range(5)]
+            rows = [Interval(stage, value, None, None) for stage, value in values.items()]
+            drawn.append(Figure(name, caption, interval_chart(name, rows, steps=steps)))
+    return Panel("Judge health", tuple(drawn))
+
+
+def change_figure(name: str, changes: Mapping[str, Change]) -> Figure | None:
+    """Return gains and losses in points, with 0 marked; `None` without any."""
+    if not changes:
+        return None
+    intervals = [
+        Interval(
+            label,
+            change.value,
+            change.low,
+            change.high,
+            "other" if change.verdict == "lost" else "main",
+        )
+        for label, change in changes.items()
+    ]
+    ends = [end for each in intervals for end in (each.value, each.low, each.high) if end is not None]
+    steps = ticks(min(0, *ends), max(0, *ends), 4)
+    return Figure(name, "", interval_chart(name, intervals, steps=steps, reference=0))
+
+
 def training_panels(
-    root: Path, stages: Mapping[str, Manifest], places: Sequence[tuple[str, str]]
+    root: Path, stages: Mapping[str, Manifest], places: Sequence[tuple[str, str]], problems: Problems
 ) -> list[Panel]:
     """Return the curves of every finished training; `places` are names and directories of the models."""
     panels = []
     for name, where in places:
-        if f"{where}/train" in stages:
-            lines = (root / where / "training.jsonl").read_text(encoding="utf-8").splitlines()
-            rows = [json.loads(line) for line in lines]
-            panels.append(Panel(name, tuple(_curves(rows, stages[f"{where}/train"]["figures"]))))
+        if (made := stages.get(f"{where}/train")) is not None:
+            rows = [step.model_dump() for step in problems.rows(root / where / "training.jsonl", _Step)]
+            curves = problems.attempt(f"the curves of {name}", _curves, rows, made["figures"])
+            panels.append(Panel(name, tuple(curves or ())))
     return panels
 
 
-def _curves(rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Any]) -> Iterator[Figure]:
-    """Yield loss, and for DPO margins and accuracies, which other trainings do not have."""
+def _curves(rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Any]) -> list[Figure]:
+    """Return loss, and for DPO margins and accuracies, which other trainings do not have."""
     losses = [_series(rows, "loss"), _series(rows, "validation_loss", "other")]
     even = math.log(2) if any("rewards/margins" in row for row in rows) else None
     drawn = (
@@ -154,9 +214,7 @@ def _curves(rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Any]) -> It
             line_chart("rewards/accuracies", [_series(rows, "rewards/accuracies")], bounds=(0, 1)),
         ),
     )
-    for name, caption, chart in drawn:
-        if chart is not None:
-            yield Figure(name, caption, chart)
+    return [Figure(name, caption, chart) for name, caption, chart in drawn if chart is not None]
 
 
 def _histograms(

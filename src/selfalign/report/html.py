@@ -1,9 +1,10 @@
 """The report page: one file that needs no network and no script.
 
 Everything that comes from a run passes `text.readable` and is then escaped, wherever the template shows it.
-The page depends on nothing but the run directory.
+The page depends on nothing but the run directory. What can't be read there is told on top of it.
 """
 
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,52 +12,70 @@ from typing import Any
 import jinja2
 import yaml
 from markupsafe import Markup
+from pydantic import TypeAdapter, ValidationError
 
+from selfalign.config import Recipe
 from selfalign.evaluation.results import LABELS
 from selfalign.report import text
-from selfalign.report.benchmarks import as_markdown, evaluation_page, read_table
+from selfalign.report.benchmarks import as_markdown, evaluation_page
+from selfalign.report.concerns import Concern
+from selfalign.report.gains import read_benchmarks
+from selfalign.report.overview import Overview, costs, costs_by_kind, other_version, overview
+from selfalign.report.problems import Problems
 from selfalign.report.read import finished_stages
 from selfalign.report.rlcd import rlcd_page
 from selfalign.report.self_rewarding import self_rewarding_page
 from selfalign.runs.events import read_events
-from selfalign.runs.files import read_json, write_text
+from selfalign.runs.files import write_text
 
+_RECIPE: TypeAdapter[Recipe] = TypeAdapter(Recipe)
 _RECIPE_LINES = 1000
 
 
-def write_report(root: Path) -> Path:
+def write_report(root: Path, problems: Problems | None = None) -> Path:
     """Write `report.html` into a run directory from what it holds so far, and return its path.
 
     An evaluation gets its table as Markdown beside it, `table.md`.
 
-    Raises:
-        DataError: A file of a finished stage is missing or broken.
+    Args:
+        root: The run directory, finished or not.
+        problems: Told of what can't be read, which the page tells too.
     """
+    problems = Problems(root) if problems is None else problems
     path = root / "report.html"
-    stages = finished_stages(root)
-    manifest = _json_or_empty(root / "manifest.json")
-    recipe = _json_or_empty(root / "recipe.resolved.json")
-    data = manifest.get("data", {})
-    benchmarks = read_table(root)
-    match recipe.get("method"):
+    stages = finished_stages(root, problems)
+    manifest, recipe = (
+        _object(root / name, problems, begun=bool(stages))
+        for name in ("manifest.json", "recipe.resolved.json")
+    )
+    _check(recipe, problems)
+    benchmarks = read_benchmarks(root, problems)
+    match recipe.get("method") or manifest.get("method"):
         case "rlcd":
-            template, page = "rlcd.jinja", rlcd_page(root, stages, data)
+            template, page = "rlcd.jinja", rlcd_page(root, stages, recipe, problems)
         case "evaluation":
-            template, page = "evaluation.jinja", evaluation_page(root, stages)
+            template, page = "evaluation.jinja", evaluation_page(root, stages, problems)
             if benchmarks is not None:
-                write_text(root / "table.md", as_markdown(*benchmarks))
+                markdown = as_markdown(benchmarks.models, benchmarks.rows, benchmarks.not_run)
+                write_text(root / "table.md", markdown)
         case _:
-            template, page = "self_rewarding.jinja", self_rewarding_page(root, stages, recipe, data)
+            template, page = "self_rewarding.jinja", self_rewarding_page(root, stages, recipe, problems)
     shared = {
         "name": root.resolve().name,
-        "manifest": manifest,
+        "overview": problems.attempt("what was run", overview, manifest, stages) or Overview(),
         "recipe": yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).splitlines()[:_RECIPE_LINES],
         "stages": stages,
+        "costs": problems.attempt("what the stages took", costs, stages) or [],
+        "kinds": problems.attempt("what the stages took", costs_by_kind, stages) or [],
         "seconds": sum(stage["seconds"] for stage in stages.values()),
         "benchmarks": benchmarks,
         "stopped": None if page["finished"] else _stopped(root),
+        "concerns": _grouped(page["concerns"]),
     }
-    write_text(path, _environment().get_template(template).render(shared | page))
+    version = problems.attempt("the version", other_version, manifest)
+    if any(True for _ in problems) and version is not None:
+        problems.add(version)
+    write_text(path, _environment().get_template(template).render(page | shared, problems=list(problems)))
     return path
 
 
@@ -72,7 +91,7 @@ def _environment() -> jinja2.Environment:
     )
     for function in (text.duration, text.moment, text.plural, text.share, text.whole, text.words_of):
         environment.filters[function.__name__] = function
-    environment.filters["benchmark"] = LABELS.__getitem__
+    environment.filters["benchmark"] = lambda task: LABELS.get(task, task)
     return environment
 
 
@@ -81,9 +100,37 @@ def _readable(value: object) -> object:
     return value if isinstance(value, Markup | jinja2.Undefined) else text.readable(str(value))
 
 
-def _json_or_empty(path: Path) -> dict[str, Any]:
-    """Return what a run writes at its start; a run that was killed before has nothing yet."""
-    return dict(read_json(path)) if path.exists() else {}
+def _object(path: Path, problems: Problems, *, begun: bool) -> dict[str, Any]:
+    """Return what a run writes at its start; one that was killed before it had begun has nothing yet."""
+    value = problems.json(path) if begun or path.exists() else {}
+    if isinstance(value, dict):
+        return value
+    if value is not None:
+        problems.add(f"{path}: no JSON object")
+    return {}
+
+
+def _check(recipe: Mapping[str, Any], problems: Problems) -> None:
+    """Tell of a recipe that another version has resolved."""
+    if not recipe:
+        return
+    try:
+        _RECIPE.validate_python(recipe)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        problems.add(
+            f"recipe.resolved.json: made by another version of selfalign ({key}: {problem['msg']}), so that "
+            "parts of the run may be missing here"
+        )
+
+
+def _grouped(concerns: Iterable[Concern]) -> dict[str, list[str]]:
+    """Return where each warning holds, in the order in which the warnings were first given."""
+    places: dict[str, list[str]] = {}
+    for concern in concerns:
+        places.setdefault(concern.message, []).append(concern.where)
+    return places
 
 
 def _stopped(root: Path) -> str | None:
@@ -93,5 +140,5 @@ def _stopped(root: Path) -> str | None:
         if event["event"] == "run_started":
             last = None
         elif event["event"] == "run_stopped":
-            last = f"{event['reason']}: {event['message']}"
+            last = f"{event.get('reason')}: {event.get('message')}"
     return last

@@ -1,13 +1,30 @@
 """Reading what a run directory holds so far, for tables and the report."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfalign.runs.files import read_json
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from selfalign.report.problems import Problems
 
 Manifest = dict[str, Any]
 """What a finished stage wrote about itself; a file of a stage without one may be unfinished."""
+
+
+class _Shape(TypedDict):
+    """What every manifest of a stage has, whatever the stage."""
+
+    stage: str
+    figures: dict[str, Any]
+    warnings: list[str]
+    seconds: float
+    finished: str
+
+
+_SHAPE = TypeAdapter(_Shape)
 
 MEASURES = (
     ("pairwise_accuracy", "pairwise"),
@@ -39,16 +56,33 @@ class ModelRow:
     quality: dict[str, Any]
 
 
-def measured_models(root: Path) -> list[ModelRow]:
+def measured_models(root: Path, problems: Problems) -> list[ModelRow]:
     """Return the models measured so far, in the order of training, and length as a judge last."""
     rows = []
     length = None
     for name, where in model_places(root):
         if (root / where / "manifests" / "evaluate.json").exists():
-            quality = read_json(root / where / "judge_quality.json")
-            rows.append(ModelRow(name, where, quality["judge"]))
-            length = quality["length"]
+            quality = problems.json(root / where / "judge_quality.json")
+            if quality is None:
+                continue
+            found = problems.attempt(f"{name} as a judge", _measures, quality)
+            if found is not None:
+                judge, length = found
+                rows.append(ModelRow(name, where, judge))
     return [*rows, ModelRow("length alone", "", length)] if length else rows
+
+
+def _measures(quality: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the measures of a judge and of length, all of them.
+
+    Raises:
+        KeyError: One is missing.
+    """
+    judge, length = quality["judge"], quality["length"]
+    for key, _ in MEASURES:
+        for measures in (judge, length):
+            _ = [measures[key][part] for part in ("value", "low", "high", "n", "reason")]
+    return {"parse_rate": None, **judge}, {"parse_rate": None, **length}
 
 
 def model_places(root: Path) -> list[tuple[str, str]]:
@@ -67,10 +101,33 @@ def iterations(root: Path) -> list[int]:
     return sorted(int(number) for number in numbers if number.isdecimal())
 
 
-def finished_stages(root: Path) -> dict[str, Manifest]:
+def finished_stages(root: Path, problems: Problems) -> dict[str, Manifest]:
     """Return the manifests of all finished stages by name, in the order of the method."""
-    manifests = [read_json(path) for path in root.glob("*/manifests/*.json")]
+    manifests = []
+    for path in sorted(root.glob("*/manifests/*.json")):
+        manifest = problems.json(path)
+        try:
+            _SHAPE.validate_python(manifest)
+        except ValidationError as error:
+            if manifest is not None:
+                field = ".".join(str(part) for part in error.errors()[0]["loc"])
+                problems.add(f"{path}: no manifest of a stage as this version reads it ({field or 'all'})")
+            continue
+        manifests.append({"parts": {}, "outputs": {}} | manifest)
+        for problem in _missing(root, manifests[-1]):
+            problems.add(problem)
     return {manifest["stage"]: manifest for manifest in sorted(manifests, key=_place)}
+
+
+def _missing(root: Path, manifest: Manifest) -> Iterator[str]:
+    """Say which outputs of a stage are gone, or not as long as it left them."""
+    directory = root / manifest["stage"].rpartition("/")[0]
+    for name, recorded in manifest["outputs"].items():
+        path = directory / name
+        if not path.exists():
+            yield f"{path}: is missing; {manifest['stage']} had made it"
+        elif "size" in recorded and path.stat().st_size != recorded["size"]:
+            yield f"{path}: was changed after {manifest['stage']} had made it"
 
 
 def _place(manifest: Manifest) -> tuple[int, int, int, str]:

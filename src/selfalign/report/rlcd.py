@@ -5,52 +5,67 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from selfalign.records import PreferencePair
 from selfalign.report.charts import Interval, interval_chart, ticks
+from selfalign.report.concerns import given
+from selfalign.report.dropped import ContrastFilters, Filter, filter_of, unpaired_contrasts
 from selfalign.report.effects import BENCHMARKS, effects, measures_of, price, summary
 from selfalign.report.figures import Figure, training_panels
+from selfalign.report.problems import Problems
 from selfalign.report.read import Manifest
 from selfalign.report.rlcd_concerns import balance_of, rlcd_concerns
 from selfalign.report.rlcd_sample import Answers, ContrastSample, Lengths, sample_answers, sample_contrasts
 from selfalign.report.tables import Group, Row, count_row, judgment_counts, reason_rows
 from selfalign.report.text import share, whole, words_of
 
-_BYTES_OF_PAIRS = 2_500_000
-_BYTES_OF_ANSWERS = 1_500_000
+_BYTES_OF_PAIRS = 2_200_000
+_BYTES_OF_ANSWERS = 1_300_000
+_BYTES_OF_DROPPED = 300_000
 """Sizes of what can be browsed, so that the page stays below 5 MB."""
 
 Table = tuple[list[str], list[Row]]
 """Headings of the columns after the first, and the rows."""
 
 
-def rlcd_page(root: Path, stages: Mapping[str, Manifest], data: Mapping[str, Any]) -> dict[str, Any]:
+def rlcd_page(
+    root: Path, stages: Mapping[str, Manifest], recipe: Mapping[str, Any], problems: Problems
+) -> dict[str, Any]:
     """Return all that the template of the method shows.
 
     Args:
         root: The run directory.
         stages: Manifests of the finished stages.
-        data: What the manifest of the run says of its data; empty for a run that was killed before.
+        recipe: The resolved recipe; empty for a run that was killed before it was written.
+        problems: Told of what can't be read.
     """
-    sample = _sample(root, stages)
+    attempt = problems.attempt
+    sample = _sample(root, stages, problems)
     lengths = sample.lengths if sample else {}
-    preference, outputs = measures_of(root, "preference"), measures_of(root, "outputs")
+    preference, outputs = (measures_of(root, name, problems) for name in ("preference", "outputs"))
     return {
         "finished": "rlcd/outputs" in stages,
-        "data_contents": {"prompt": data["paths"]} if data else {},
-        "concerns": rlcd_concerns(stages, preference, outputs, lengths),
-        "summary": summary(root),
-        "effects": effects(root),
-        "price": (BENCHMARKS, price(root)),
-        "strength": strength_figure(stages.get("contrast/strength")),
-        "counts": prompt_counts(stages),
-        "outcomes": outcome_table(stages.get("contrast/pairs")),
-        "balance": balance_of(stages),
+        "concerns": attempt("warnings", rlcd_concerns, stages, preference, outputs, lengths)
+        or list(given(stages)),
+        "summary": attempt("what training did", summary, root, problems),
+        "effects": attempt("what training did", effects, root, problems) or [],
+        "price": (BENCHMARKS, price(root, problems)),
+        "strength": attempt("contrast strength", strength_figure, stages.get("contrast/strength")),
+        "counts": attempt("counts of the prompts", prompt_counts, stages) or [],
+        "outcomes": attempt("outcomes", outcome_table, stages.get("contrast/pairs")),
+        "balance": attempt("balance of the pairs", balance_of, stages),
         "lengths": length_table(lengths) if lengths else None,
-        "trainings": training_panels(root, stages, [("Tuned model", "rlcd")]),
+        "trainings": training_panels(root, stages, [("Tuned model", "rlcd")], problems),
         "pairs_made": sum(each.pairs for each in lengths.values()),
         "shown": sample.shown if sample else (),
-        "answers": _answers(root, stages),
-        "too_long": stages["rlcd/outputs"]["figures"]["too_long"] if "rlcd/outputs" in stages else None,
+        "answers": _answers(root, stages, problems),
+        "too_long": attempt("answers left out", _too_long, stages),
+        "filters": attempt("what was dropped", _filters, root, stages, recipe, problems) or {},
     }
+
+
+def _too_long(stages: Mapping[str, Manifest]) -> int | None:
+    outputs = stages.get("rlcd/outputs")
+    return None if outputs is None else int(outputs["figures"]["too_long"])
 
 
 def strength_figure(strength: Manifest | None) -> Figure | None:
@@ -152,19 +167,48 @@ def length_table(lengths: Mapping[str, Lengths]) -> Table:
     ]
 
 
-def _sample(root: Path, stages: Mapping[str, Manifest]) -> ContrastSample | None:
+def _sample(root: Path, stages: Mapping[str, Manifest], problems: Problems) -> ContrastSample | None:
     if "contrast/pairs" not in stages:
         return None
     where = root / "contrast"
-    return sample_contrasts(where / "pairs.jsonl", where / "contrasts.jsonl", most_bytes=_BYTES_OF_PAIRS)
+    return sample_contrasts(
+        where / "pairs.jsonl", where / "contrasts.jsonl", problems, most_bytes=_BYTES_OF_PAIRS
+    )
 
 
-def _answers(root: Path, stages: Mapping[str, Manifest]) -> Sequence[Answers]:
+def _answers(root: Path, stages: Mapping[str, Manifest], problems: Problems) -> Sequence[Answers]:
     if "rlcd/outputs" not in stages:
         return ()
     return sample_answers(
         root / "data" / "held_out.jsonl",
         root / "rlcd" / "base_outputs.jsonl",
         root / "rlcd" / "policy_outputs.jsonl",
+        problems,
         most_bytes=_BYTES_OF_ANSWERS,
     )
+
+
+def _filters(
+    root: Path, stages: Mapping[str, Manifest], recipe: Mapping[str, Any], problems: Problems
+) -> dict[str, tuple[Filter, ...]]:
+    """Return the contrasts that gave no pair, with examples; nothing before pairs are made."""
+    made = stages.get("contrast/pairs")
+    if made is None:
+        return {}
+    where = root / "contrast"
+    paired = {
+        str(pair.contrast_id)
+        for name in ("pairs.jsonl", "held_out_pairs.jsonl")
+        for pair in problems.rows(where / name, PreferencePair)
+    }
+    counts = {name: n for name, n in made["figures"]["outcomes"].items() if name != "kept"}
+    examples = {}
+    if any(counts.values()):
+        examples = unpaired_contrasts(
+            where / "contrasts.jsonl",
+            where / "completions.jsonl",
+            paired,
+            ContrastFilters(**recipe["contrast"]["filters"]),
+            problems,
+        )
+    return {"Contrasts": (filter_of("Contrasts without a pair", counts, examples, _BYTES_OF_DROPPED),)}

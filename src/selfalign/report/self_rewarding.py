@@ -5,16 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.report import figures, tables
-from selfalign.report.concerns import concerns
+from selfalign.report.changes import judge_changes
+from selfalign.report.concerns import concerns, given
+from selfalign.report.iteration import IterationSample, sample_iteration
+from selfalign.report.problems import Problems
 from selfalign.report.read import MEASURES, Manifest, iterations, measured_models, model_places
-from selfalign.report.sample import PairSample, sample_pairs, token_counts
 
-_BYTES_OF_PAIRS = 3_000_000
-"""Size of the pairs to browse, all iterations together, so that the page stays below 5 MB."""
+_BYTES_TO_BROWSE = 3_200_000
+"""Size of the pairs and examples, all iterations together, so that the page stays below 5 MB."""
 
 
 def self_rewarding_page(
-    root: Path, stages: Mapping[str, Manifest], recipe: Mapping[str, Any], data: Mapping[str, Any]
+    root: Path, stages: Mapping[str, Manifest], recipe: Mapping[str, Any], problems: Problems
 ) -> dict[str, Any]:
     """Return all that the template of the method shows.
 
@@ -22,33 +24,51 @@ def self_rewarding_page(
         root: The run directory.
         stages: Manifests of the finished stages.
         recipe: The resolved recipe; empty for a run that was killed before it was written.
-        data: What the manifest of the run says of its data; empty in the same case.
+        problems: Told of what can't be read.
     """
-    models = measured_models(root)
+    attempt = problems.attempt
+    models = measured_models(root, problems)
     numbers = iterations(root)
-    samples = _samples(root, stages, numbers)
+    samples = {
+        number: attempt(
+            f"iteration-{number}",
+            sample_iteration,
+            root / f"iteration-{number}",
+            stages,
+            recipe,
+            _BYTES_TO_BROWSE // len(numbers),
+            problems,
+        )
+        or IterationSample()
+        for number in numbers
+    }
+    changes = attempt("changes of the judges", judge_changes, root, models, problems) or {}
     ranked = stages.get("eft/judgments")
-    contents = {"ift": [data["ift"]["path"]], "ranked": data["ranked"]["paths"]} if data else {}
     return {
         "finished": f"iteration-{recipe.get('num_iterations')}/evaluate" in stages,
-        "data_contents": contents,
-        "concerns": concerns(stages, numbers),
+        "concerns": attempt("warnings", concerns, stages, numbers) or list(given(stages)),
         "models": models,
         "headings": [(heading, tables.UNITS.get(key, "pairs")) for key, heading in MEASURES],
-        "judges": tables.judge_table(models),
+        "judges": tables.judge_table(models, changes),
         "judge_figures": figures.judge_figures(models),
         "iterations": numbers,
-        "iteration_panels": _iteration_panels(root, stages, numbers, samples),
-        "iteration_counts": tables.iteration_counts(stages, numbers),
-        "trainings": figures.training_panels(root, stages, model_places(root)),
-        "data_counts": tables.data_counts(stages),
-        "eft_counts": tables.eft_counts(stages),
-        "eft_panel": figures.score_panel(
-            "Scores of human-ranked replies", {"By the SFT baseline": ranked} if ranked else {}
+        "iteration_panels": attempt("charts of the iterations", _panels, stages, samples) or [],
+        "health_panel": attempt("judge health", figures.health_panel, _judged(stages, numbers)),
+        "iteration_counts": attempt("counts of the iterations", tables.iteration_counts, stages, numbers)
+        or [],
+        "trainings": figures.training_panels(root, stages, model_places(root), problems),
+        "data_counts": attempt("counts of the data", tables.data_counts, stages) or [],
+        "eft_counts": attempt("counts of EFT", tables.eft_counts, stages) or [],
+        "eft_panel": attempt(
+            "scores of human-ranked replies",
+            figures.score_panel,
+            "Scores of human-ranked replies",
+            {"By the SFT baseline": ranked} if ranked else {},
         ),
-        "eft_scores": tables.score_table(stages.get("eft/examples")),
+        "eft_scores": attempt("scores of EFT examples", tables.score_table, stages.get("eft/examples")),
         "samples": samples,
         "origins": {number: _origin(stages, number) for number in samples},
+        "filters": {f"Iteration {number}": sample.filters for number, sample in samples.items()},
     }
 
 
@@ -68,40 +88,29 @@ def _origin(stages: Mapping[str, Manifest], number: int) -> str:
     return f"Both texts {texts}; their scores {scores}."
 
 
-def _samples(root: Path, stages: Mapping[str, Manifest], numbers: Sequence[int]) -> dict[int, PairSample]:
-    samples = {}
-    for number in numbers:
-        if f"iteration-{number}/pairs" in stages:
-            directory = root / f"iteration-{number}"
-            judged = f"iteration-{number}/judgments" in stages
-            samples[number] = sample_pairs(
-                directory / "pairs.jsonl",
-                directory / "judgments.jsonl" if judged else None,
-                most_bytes=_BYTES_OF_PAIRS // len(numbers),
-            )
-    return samples
+def _named(number: int) -> str:
+    return f"Iteration {number}, by M{number}"
 
 
-def _iteration_panels(
-    root: Path,
-    stages: Mapping[str, Manifest],
-    numbers: Sequence[int],
-    samples: Mapping[int, PairSample],
-) -> list[figures.Panel]:
-    """Return scores, candidate lengths and margins; the iterations of each share their axes."""
+def _judged(stages: Mapping[str, Manifest], numbers: Sequence[int]) -> dict[str, Manifest]:
+    """Return the finished judging of the iterations by their names."""
+    found = {f"Iteration {number}": stages.get(f"iteration-{number}/judgments") for number in numbers}
+    return {name: manifest for name, manifest in found.items() if manifest is not None}
 
-    def named(stage: str) -> dict[str, str]:
-        """Return the directories in which a stage is finished, by the name of the iteration."""
-        places = {f"Iteration {number}, by M{number}": f"iteration-{number}" for number in numbers}
-        return {name: place for name, place in places.items() if f"{place}/{stage}" in stages}
 
-    judgments = {name: stages[f"{place}/judgments"] for name, place in named("judgments").items()}
-    lengths = {
-        name: token_counts(root / place / "candidates.jsonl") for name, place in named("candidates").items()
+def _panels(stages: Mapping[str, Manifest], samples: Mapping[int, IterationSample]) -> list[figures.Panel]:
+    """Return scores, rewards, margins and lengths; the iterations of each share their axes."""
+    judgments = {
+        _named(number): stages[name]
+        for number in samples
+        if (name := f"iteration-{number}/judgments") in stages
     }
-    margins = {f"Iteration {number}, by M{number}": sample for number, sample in samples.items()}
+    rewards = {_named(n): sample.judged for n, sample in samples.items() if sample.judged is not None}
+    lengths = {_named(n): sample.lengths for n, sample in samples.items() if sample.lengths}
+    margins = {_named(n): sample.pairs for n, sample in samples.items() if sample.pairs is not None}
     return [
         figures.score_panel("Scores", judgments),
-        figures.length_panel("Candidate lengths in tokens", lengths),
+        figures.reward_panel("Rewards of the candidates", rewards),
         figures.margin_panel("Margins of the pairs", margins),
+        figures.length_panel("Candidate lengths in tokens", lengths),
     ]

@@ -6,11 +6,12 @@ dropping that a finished stage does not name has been met 0 times.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from selfalign.report.changes import Change
 from selfalign.report.read import MEASURES, Manifest, ModelRow
 from selfalign.report.text import share, signed, whole, words_of
 
@@ -41,6 +42,10 @@ class Cell:
     value: str | None
     change: str | None = None
     """Against the model before."""
+    paired: str | None = None
+    """Interval of the change, where both models were measured on the same replies."""
+    verdict: str | None = None
+    """Which way that interval lies: `gained`, `lost` or `open`."""
     interval: str | None = None
     n: int = 0
     """Pairs, replies or prompts that the measure is over; 0 where it is over none of these."""
@@ -56,8 +61,13 @@ class JudgeTable:
     notes: tuple[str, ...]
 
 
-def judge_table(models: Sequence[ModelRow]) -> JudgeTable:
-    """Return the judge quality of the models: a column for each measure, then the parse rate."""
+def judge_table(models: Sequence[ModelRow], changes: Mapping[str, Change]) -> JudgeTable:
+    """Return the judge quality of the models: a column for each measure, then the parse rate.
+
+    Args:
+        models: In the order of training.
+        changes: Of the pairwise accuracy against the model before, by the name of the later one.
+    """
     notes: dict[str, int] = {}
 
     def note(reason: str | None) -> int | None:
@@ -78,6 +88,13 @@ def judge_table(models: Sequence[ModelRow]) -> JudgeTable:
             )
             for key, _ in MEASURES
         ]
+        if (change := changes.get(model.name)) is not None:
+            cells[0] = replace(
+                cells[0],
+                change=signed(change.value),
+                paired=_between(change.low, change.high, signed),
+                verdict=change.verdict,
+            )
         rate = quality["parse_rate"]
         parsed = Cell(None, note=note("nothing was parsed")) if rate is None else Cell(share(rate))
         rows.append((model.name, (*cells, parsed)))
@@ -169,7 +186,7 @@ def _without_length_control(pairs: Sequence[Manifest | None]) -> Iterator[Row]:
 
 def _attack_counts(attacks: Sequence[Manifest | None]) -> Iterator[Group]:
     """Yield how the judge took the attacks, if any were tried."""
-    names = dict.fromkeys(name for m in attacks if m for name in m["figures"]["worked"])
+    names = dict.fromkeys(name for m in attacks if m for name in m["figures"].get("worked", {}))
     if names:
         yield Group(
             "Attacks on the judge",
@@ -265,12 +282,20 @@ def count_row(
     label: str, manifests: Sequence[Manifest | None], value: Callable[[Manifest], str | None]
 ) -> Row:
     """Return a row with a cell for each manifest, `None` where its stage is not finished."""
-    return Row(label, tuple(None if manifest is None else value(manifest) for manifest in manifests))
+    return Row(label, tuple(None if manifest is None else _known(manifest, value) for manifest in manifests))
+
+
+def _known(manifest: Manifest, value: Callable[[Manifest], str | None]) -> str | None:
+    """Return a cell, `None` where the version that did the stage did not count what stands there."""
+    try:
+        return value(manifest)
+    except KeyError:
+        return None
 
 
 def reason_rows(prefix: str, manifests: Sequence[Manifest | None], figure: str) -> Iterator[Row]:
     """Yield a row for each reason that any of the stages counted, the most common first."""
-    counts = [None if manifest is None else manifest["figures"][figure] for manifest in manifests]
+    counts = [None if manifest is None else manifest["figures"].get(figure) for manifest in manifests]
     totals: Counter[str] = Counter()
     for counted in counts:
         totals.update(counted or {})
@@ -284,9 +309,11 @@ def _worked(attack: str, manifest: Manifest) -> str | None:
 
 
 def _interval(measure: Mapping[str, Any]) -> str | None:
-    if measure["low"] is None:
-        return None
-    return f"{_two_places(measure['low'])} to {_two_places(measure['high'])}"
+    return _between(measure["low"], measure["high"], lambda value: str(_two_places(value)))
+
+
+def _between(low: float | None, high: float | None, written: Callable[[float], str]) -> str | None:
+    return None if low is None or high is None else f"{written(low)} to {written(high)}"
 
 
 def _change(before: float | None, now: float | None) -> str | None:

@@ -21,6 +21,11 @@ def readable(text: str) -> str:
     return shown if len(text) <= LIMIT else f"{shown} […] ({len(text) - LIMIT:,} more characters)"
 
 
+def short(text: str, most: int = 400) -> str:
+    """Return the beginning of a text, with a note of how much follows."""
+    return text if len(text) <= most else f"{text[:most]} […] ({len(text) - most:,} more characters)"
+
+
 def _visible(character: str) -> str:
     if character in _KEPT_CHARACTERS or unicodedata.category(character) in _KEPT_CATEGORIES:
         return character
@@ -62,6 +67,11 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02} s"
     return f"{minutes // 60:,} h {minutes % 60:02} min"
+
+
+def rate(per_second: float) -> str:
+    """Return how many there are in a second, or in a minute where they are slow."""
+    return f"{per_second:,.3g} a second" if per_second >= 0.1 else f"{60 * per_second:,.3g} a minute"
 
 
 def moment(iso: str) -> str:

@@ -38,8 +38,11 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the events written so far; a last line torn by a kill is passed over."""
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue  # events only tell a story; no result depends on one
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue  # events only tell a story; no result depends on one
+            if isinstance(entry, dict) and "event" in entry:
+                yield entry

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,24 +74,35 @@ def read_json(path: Path) -> Any:
         raise DataError(f"not valid JSON ({error})", path=path) from None
 
 
-def read_rows(path: Path, record: type[R]) -> Iterator[R]:
+def read_rows(
+    path: Path, record: type[R], damaged: Callable[[DataError], object] | None = None
+) -> Iterator[R]:
     """Read the records of a JSON-lines file of the run, one at a time.
 
+    Args:
+        path: The file.
+        record: Type of its rows.
+        damaged: Told of a row that is no such record, which is then passed over.
+
     Raises:
-        DataError: The file is missing or a row is not such a record; names the row.
+        DataError: The file is missing; or a row is not such a record and `damaged` is not given; names the
+            row.
     """
     if not path.is_file():
         raise DataError("no such file", path=path)
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                yield record.model_validate_json(line)
+                row = record.model_validate_json(line)
             except ValidationError as error:
                 problem = error.errors()[0]
                 field = ".".join(str(part) for part in problem["loc"])
-                raise DataError(
-                    f"not a {record.__name__}: {field} {problem['msg']}", path=path, row=number
-                ) from None
+                found = DataError(f"not a {record.__name__}: {field} {problem['msg']}", path=path, row=number)
+                if damaged is None:
+                    raise found from None
+                damaged(found)
+                continue
+            yield row
 
 
 def hash_file(path: Path) -> str:

@@ -6,8 +6,10 @@ from typing import Any
 from selfalign.config import RLCDRecipe
 from selfalign.errors import NothingToTrainError
 from selfalign.judging import mean_rewards
-from selfalign.records import Completion, Contrast, Judgment, PreferencePair, Prompt, content_id
+from selfalign.records import Completion, Contrast, Judgment, PreferencePair, Prompt
 from selfalign.rlcd import (
+    SIDES,
+    completion_id,
     contrast_pair,
     draw_contrasts,
     drop_reason,
@@ -33,7 +35,6 @@ from selfalign.stages.judge import (
 from selfalign.stages.prompt_data import PromptSets
 
 VERSION = 1
-SIDES = ("positive", "negative")
 
 
 def draw_principles(run: Run[RLCDRecipe], prompts: PromptSets) -> Artifact:
@@ -140,11 +141,6 @@ def complete_contrasts(run: Run[RLCDRecipe], policy: Artifact, contrasts: Artifa
         }
 
     return run.do(stage, body)
-
-
-def completion_id(contrast: Contrast, side: str, sample: int) -> str:
-    """Return the id of a contrast's completion."""
-    return content_id(contrast.contrast_id, side, str(sample))
 
 
 def judge_contrasts(

@@ -11,7 +11,7 @@ from selfalign.runs import Artifact, Run, Stage, Work
 from selfalign.runs.files import hash_json, read_rows
 from selfalign.runs.work import Repeatable
 from selfalign.stages.base import base_model
-from selfalign.stages.common import generation_settings
+from selfalign.stages.common import CHARACTERS_PER_TOKEN, generation_settings
 from selfalign.stages.compare import compare, comparisons_of
 from selfalign.stages.grader import Grader, Judged
 from selfalign.stages.join import by_prompt, together, with_judgments
@@ -95,7 +95,7 @@ def judge(
         settings: How to judge.
 
     Returns:
-        The figures of the judgments: see `judging.health`.
+        The figures of the judgments: see `judging.health`; and `tokens`, about how many the judge wrote.
     """
     model = next((artifact.path for artifact in by.values()), None)
     if settings.method == "pairwise":
@@ -109,12 +109,20 @@ def judge(
 
 
 def judgment_figures(items: Iterable[Judged], judgments: Path) -> dict[str, Any]:
-    """Return the figures of texts' judgments: see `judging.health`; `rows` is their number."""
-    figures = health_of_prompts(
-        [(len(item.text), rows) for item, rows in judged]
-        for judged in together(with_judgments(items, judgments), lambda pair: pair[0].prompt_id)
-    )
-    return {"rows": figures["judgments"], **figures}
+    """Return the figures of texts' judgments: see `judging.health`.
+
+    `rows` is their number, and `tokens` about how many the judge wrote.
+    """
+    characters = 0
+
+    def measured() -> Iterator[list[tuple[int, list[Judgment]]]]:
+        nonlocal characters
+        for judged in together(with_judgments(items, judgments), lambda pair: pair[0].prompt_id):
+            characters += sum(len(row.text or "") for _, rows in judged for row in rows)
+            yield [(len(item.text), rows) for item, rows in judged]
+
+    figures = health_of_prompts(measured())
+    return {"rows": figures["judgments"], "tokens": characters // CHARACTERS_PER_TOKEN, **figures}
 
 
 def judge_outputs(settings: Judge, output: str) -> tuple[str, ...]:

@@ -242,10 +242,9 @@ def test_status_tells_who_holds_the_run(call, recipe):
         assert f"running (pid {os.getpid()} on" in call("status", "runs/mine").out
 
 
-@pytest.mark.parametrize("verb", ["status", "report"])
-def test_a_run_of_another_version_is_refused_by_name(call, recipe, verb):
+def test_the_status_of_a_run_of_another_version_is_refused_by_name(call, recipe):
     begin("runs/mine", recipe, colour="red")
-    answer = call(verb, "runs/mine")
+    answer = call("status", "runs/mine")
     assert answer.code == 2
     assert "runs/mine/recipe.resolved.json: made by another version of selfalign" in answer.err
     assert "colour" in answer.err
