@@ -7,7 +7,7 @@ VLLM := .venv-vllm
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help install quickstart test check format vllm bench-train bench-generate bench-dedup bench-memory bench-judge clean
+.PHONY: help install quickstart test check format vllm bench-train bench-generate bench-dedup bench-memory bench-judge bench-report clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 - /'
@@ -43,6 +43,9 @@ bench-memory: $(VENV)/.installed-dev  ## Measure the memory of judging and pairi
 
 bench-judge: $(VENV)/.installed-dev  ## Time and rate judging; QUICK=1 is short, DATA is the data directory.
 	$(BIN)/python benchmarks/bench_judge.py --data $(DATA) $(if $(QUICK),--quick) $(ARGS)
+
+bench-report: $(VENV)/.installed-dev  ## Measure the report of a run of 100,000 candidates; QUICK=1 is short.
+	$(BIN)/python benchmarks/bench_report.py $(if $(QUICK),--quick) $(ARGS)
 
 vllm: $(VLLM)/.installed  ## Install vLLM for processors into .venv-vllm, for recipes and tests with engine.kind: server.
 

@@ -268,7 +268,7 @@ def test_a_finished_run_tells_everything_in_order(finished: Path) -> None:
         "31.5 s in 21 finished stages", "written by models, 160 trained on", "training",
         "How well the models judge",
         "SFT baseline", "M1", "M2", "M3", "length alone", "How to read", "Iterations", "Scores",
-        "Rewards of the candidates", "Margins", "Candidate lengths", "Judge health",
+        "Rewards", "Margins", "Lengths in tokens", "Judge health",
         "wanted", "500", "accepted", "dropped: near duplicate",
         "finish reason: stop", "unscored: no score", "Training", "rewards/margins", "rewards/accuracies",
         "Data and EFT", "1,234", "dropped: orphan", "dropped: score balance", "Pairs to browse",

@@ -135,7 +135,8 @@ def evaluation_of(root: Path) -> Path | None:
 
 def read_plan(place: Path, problems: Problems) -> Plan:
     """Return what an evaluation is to measure; nothing where that can't be read."""
-    plan = problems.attempt(f"{place / PLAN}", _PLAN.validate_python, problems.json(place / PLAN))
+    value = problems.json(place / PLAN)
+    plan = None if value is None else problems.attempt(f"{place / PLAN}", _PLAN.validate_python, value)
     return plan or Plan(models=[], tasks=[], not_run={})
 
 
@@ -147,6 +148,8 @@ def read_results(place: Path, plan: Plan, problems: Problems) -> dict[tuple[str,
             path = place / model / f"{task}.json"
             if (place / model / "manifests" / path.name).is_file():
                 value = problems.json(path)
+                if value is None:
+                    continue
                 result = problems.attempt(f"{path}", TaskResult.model_validate, value)
                 if result is not None:
                     found[task, model] = result

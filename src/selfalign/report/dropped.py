@@ -102,7 +102,7 @@ def refused_prompts(
     Args:
         generations: The generator's replies, in order.
         accepted: Ids of the accepted prompts.
-        wanted: How many these are; what was generated after the last of them was left over, not refused.
+        wanted: How many these are; what came after the last of them may be left over, not refused.
         bounds: `min_words` and `max_words` of the recipe.
         problems: Told of damaged rows.
     """
@@ -114,10 +114,11 @@ def refused_prompts(
             prompt_id = prompt_id_of(message)
             if prompt_id in accepted and prompt_id not in seen:
                 seen.add(prompt_id)
-                if len(seen) == wanted:
-                    return found
                 continue
-            kept = found[reject_reason(text, **bounds) or NEAR_DUPLICATE]
+            reason = reject_reason(text, **bounds)
+            if reason is None and len(seen) == wanted:
+                continue  # left over, or a duplicate of what is
+            kept = found[reason or NEAR_DUPLICATE]
             if len(kept) < EXAMPLES:
                 kept.append(Example((Message(role="user", content=short(text)),)))
     return found

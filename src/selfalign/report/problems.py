@@ -70,9 +70,10 @@ class Problems:
         except DataError as error:
             self.add(f"{what}: not shown ({error})")
         except _OTHER_SHAPE as error:
+            said = next(iter(str(error).splitlines()), "")  # that of a model of many fields has many lines
             self.add(
                 f"{what}: not shown, what the run holds of it has another shape than this version reads "
-                f"({type(error).__name__}: {error})"
+                f"({type(error).__name__}: {said})"
             )
         return None
 

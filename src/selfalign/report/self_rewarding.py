@@ -110,7 +110,7 @@ def _panels(stages: Mapping[str, Manifest], samples: Mapping[int, IterationSampl
     margins = {_named(n): sample.pairs for n, sample in samples.items() if sample.pairs is not None}
     return [
         figures.score_panel("Scores", judgments),
-        figures.reward_panel("Rewards of the candidates", rewards),
-        figures.margin_panel("Margins of the pairs", margins),
-        figures.length_panel("Candidate lengths in tokens", lengths),
+        figures.reward_panel("Rewards", rewards),
+        figures.margin_panel("Margins", margins),
+        figures.length_panel("Lengths in tokens", lengths),
     ]
