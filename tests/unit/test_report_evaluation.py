@@ -81,7 +81,7 @@ def test_gains_and_losses_have_paired_intervals_and_verdicts(tmp_path: Path) -> 
     assert found is not None
     verdicts = {task: cell.verdict for task, cell in found.whole.items()}
     assert verdicts == {"mmlu": "lost", "gsm8k": "gained", "mbpp": "open", "mt_bench": "open"}
-    assert found.whole["mbpp"].text == "+0.0 (+0.0 to +0.0)"
+    assert found.whole["mbpp"].text == "±0.0 (±0.0 to ±0.0)"
     assert found.whole["mt_bench"].text == "+2.00"
     assert found.said == "1 of 4 benchmarks lost, 1 gained, 2 open."
     assert set(found.steps) == {(task, model) for task in verdicts for model in ("M1", "M2")}

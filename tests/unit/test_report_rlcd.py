@@ -15,8 +15,9 @@ from selfalign.config import RLCDRecipe
 from selfalign.evaluation.bootstrap import mean_interval
 from selfalign.records import Completion, Contrast, Message, Prompt, content_id
 from selfalign.report import write_report
+from selfalign.report.problems import Problems
 from selfalign.report.sample import SHOWN
-from selfalign.rlcd import contrast_pair, drop_reason
+from selfalign.rlcd import SIDES, completion_id, contrast_pair, drop_reason
 from selfalign.runs.files import write_json, write_rows
 from selfalign.stages.preference import PairScore, preference_measures
 
@@ -89,6 +90,17 @@ class FakeRun:
         return {"rows": len(self.contrasts), "groups": {}, "dropped": {"no_principles": 3}}
 
     def _completions(self) -> dict[str, Any]:
+        self.completions = [
+            self.completion(
+                completion_id(contrast, side, 0),
+                contrast.prompt_id,
+                "good" if side == "positive" or n == 5 else "bad",
+                20 - 5 * place,
+            )
+            for n, contrast in enumerate(self.contrasts)
+            for place, side in enumerate(SIDES)
+        ]
+        write_rows(self.root / "contrast/completions.jsonl", self.completions)
         return {"rows": 2 * len(self.contrasts), "finish_reasons": {"stop": 2 * len(self.contrasts)}}
 
     def _pairs(self) -> dict[str, Any]:
@@ -96,17 +108,14 @@ class FakeRun:
         held_out = {prompt.prompt_id for prompt in self.prompts[:HELD_OUT]}
         made: dict[bool, list[Any]] = {False: [], True: []}
         for n, contrast in enumerate(self.contrasts):
-            sides = "good", "good" if n == 5 else "bad"
-            positive, negative = (
-                self.completion(f"{contrast.contrast_id}/{place}", contrast.prompt_id, side, 20 - 5 * place)
-                for place, side in enumerate(sides)
-            )
+            positive, negative = self.completions[2 * n : 2 * n + 2]
             reason = drop_reason(positive, negative, similarity=1, keep_truncated=False, refusals=False)
             outcomes[f"en/{contrast.group}"][reason or "kept"] += 1
             if reason is None:
                 pair = contrast_pair(contrast, contrast.messages, positive, negative)
                 made[contrast.prompt_id in held_out].append(pair)
         write_rows(self.root / "contrast/pairs.jsonl", made[False])
+        write_rows(self.root / "contrast/held_out_pairs.jsonl", made[True])
         return {
             "rows": len(made[False]),
             "held_out_pairs": {"rows": len(made[True])},
@@ -176,7 +185,11 @@ def finished(tmp_path: Path) -> Path:
 
 
 def page_of(root: Path) -> Page:
-    return Page(write_report(root).read_text(encoding="utf-8"))
+    """Return the page of a run in which everything can be read."""
+    problems = Problems(root)
+    path = write_report(root, problems)
+    assert list(problems) == []
+    return Page(path.read_text(encoding="utf-8"))
 
 
 def test_a_finished_run_tells_everything_in_order(finished: Path) -> None:
@@ -194,7 +207,9 @@ def test_a_finished_run_tells_everything_in_order(finished: Path) -> None:
         "Pairs to browse", "7 of 7 shown", "Chosen", "positive", "good", "Rejected", "negative", "bad",
         "Answers before and after", "7 prompts too long to answer",
         "changed", "Before", "before", "After", "after", "unchanged",
-        "The run", "Stages", "rlcd/outputs", "Versions", "prompt data", "d1", "d2", "Recipe", "per_prompt: 1",
+        "What was dropped", "Contrasts without a pair", "1", "identical", "prompt 5", "positive", "good",
+        "negative", "good", "The run", "Stages", "rlcd/outputs", "Versions", "prompt data", "d1", "d2",
+        "Recipe", "per_prompt: 1",
     )  # fmt: skip
     place = 0
     for words in expected:

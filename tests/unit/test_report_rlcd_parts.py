@@ -90,6 +90,7 @@ def test_a_rare_group_is_shown_beside_a_common_one_with_its_own_principles(tmp_p
         for row in run.contrasts
     ]
     write_rows(tmp_path / "contrast/contrasts.jsonl", run.contrasts)
+    run._completions()
     run._pairs()
     where = tmp_path / "contrast"
     sample = sample_contrasts(

@@ -200,7 +200,7 @@ def _curves(rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Any]) -> li
     drawn = (
         (
             "loss",
-            f"{figures['loss_first']:.3f} to {figures['loss_last']:.3f} in {plural(len(rows), 'step')}",
+            _course(figures, len(rows)),
             line_chart("loss", losses, reference=even),
         ),
         (
@@ -215,6 +215,13 @@ def _curves(rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Any]) -> li
         ),
     )
     return [Figure(name, caption, chart) for name, caption, chart in drawn if chart is not None]
+
+
+def _course(figures: Mapping[str, Any], steps: int) -> str:
+    """Say where the loss began and ended, if the training has told."""
+    first, last = figures.get("loss_first"), figures.get("loss_last")
+    told = "" if first is None or last is None else f"{first:.3f} to {last:.3f} in "
+    return f"{told}{plural(steps, 'step')}"
 
 
 def _histograms(

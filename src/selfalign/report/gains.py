@@ -102,7 +102,8 @@ def _cell(change: Change, unit: str) -> ChangeCell:
 
 
 def _signed(value: float, places: int) -> str:
-    return f"{value:+.{places}f}".replace("-", "−")
+    shown = f"{value:+.{places}f}".replace("-", "−")
+    return f"±{shown[1:]}" if float(shown[1:]) == 0 else shown
 
 
 def _said(changes: Sequence[Change]) -> str:

@@ -51,10 +51,13 @@ class Problems:
     def json(self, path: Path) -> Any:
         """Return a JSON value, `None` if it is missing or broken."""
         try:
-            return read_json(path)
+            value = read_json(path)
         except DataError as error:
             self.add(str(error))
             return None
+        if value is None:
+            self.add(f"{path}: holds nothing (null)")
+        return value
 
     def attempt(self, what: str, make: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """Return a part of the report; `None` where what it is made of has another shape than expected.
