@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from selfalign.config import BaseRecipe
+from selfalign.errors import DataError
 from selfalign.runs.artifact import Artifact, Stage, differences
 from selfalign.runs.events import EventLog
 from selfalign.runs.files import hash_file, read_json, remove, write_json
@@ -73,7 +74,9 @@ class Run(Generic[R]):
         directory, name = self._place(stage)
         path = _manifest_path(directory, name)
         if path.exists():
-            manifest = read_json(path)
+            manifest = _readable(path)
+            if manifest is None:
+                return StageStatus(stage, "stale", (f"{path} is damaged",))
             if manifest["fingerprint"] != stage.fingerprint:
                 return StageStatus(stage, "stale", tuple(differences(manifest["parts"], stage.parts)))
             damaged = tuple(_damage(directory, manifest["outputs"]))
@@ -131,9 +134,19 @@ class Run(Generic[R]):
 
 def _write_metrics(directory: Path, name: str, figures: Figures) -> None:
     """Gather the figures of a directory's stages for people and tools that look for one file."""
-    manifests = [read_json(path) for path in (directory / "manifests").glob("*.json")]
-    gathered = {m["stage"].rpartition("/")[2]: m["figures"] for m in manifests} | {name: figures}
+    found = {path.stem: _readable(path) for path in (directory / "manifests").glob("*.json")}
+    gathered = {stage: made["figures"] for stage, made in found.items() if made} | {name: figures}
     write_json(directory / "metrics.json", dict(sorted(gathered.items())))
+
+
+def _readable(path: Path) -> dict[str, Any] | None:
+    """Return the manifest of a stage; `None` if it is damaged and can't say what shaped the stage."""
+    try:
+        manifest = read_json(path)
+    except DataError:
+        return None
+    whole = isinstance(manifest, dict) and {"fingerprint", "parts", "outputs", "figures"} <= manifest.keys()
+    return manifest if whole else None
 
 
 def _manifest_path(directory: Path, name: str) -> Path:
