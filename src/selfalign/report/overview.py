@@ -12,7 +12,7 @@ _KINDS = {
     "generating": ("prompts", "candidates", "completions", "answers", "outputs"),
     "judging": ("judgments", "attacks"),
     "training": ("reference", "train"),
-    "measuring": ("evaluate", "strength", "preference"),
+    "measuring": ("evaluate", "gate", "strength", "preference"),
     "data and pairs": ("read", "contrasts", "examples", "pairs"),
 }
 _GENERATED = ("candidates", "completions", "judgments", "attacks", "evaluate")

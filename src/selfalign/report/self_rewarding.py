@@ -45,7 +45,7 @@ def self_rewarding_page(
     changes = attempt("changes of the judges", judge_changes, root, models, problems) or {}
     ranked = stages.get("eft/judgments")
     return {
-        "finished": f"iteration-{recipe.get('num_iterations')}/evaluate" in stages,
+        "finished": f"iteration-{recipe.get('num_iterations')}/evaluate" in stages or _ended(stages, recipe),
         "concerns": attempt("warnings", concerns, stages, numbers) or list(given(stages)),
         "models": models,
         "headings": [(heading, tables.UNITS.get(key, "pairs")) for key, heading in MEASURES],
@@ -86,6 +86,13 @@ def _origin(stages: Mapping[str, Manifest], number: int) -> str:
     texts = f"were read from {read['candidates']}" if "candidates" in read else f"are by M{number}"
     scores = f"were read from {read['judgments']}" if "judgments" in read else f"are by M{number}"
     return f"Both texts {texts}; their scores {scores}."
+
+
+def _ended(stages: Mapping[str, Manifest], recipe: Mapping[str, Any]) -> bool:
+    """Say whether a gate has ended the run before its last iteration."""
+    gates = [made for name, made in stages.items() if name.endswith("/gate")]
+    stops = (recipe.get("gate") or {}).get("otherwise") == "stop"
+    return stops and any(made["figures"].get("accepted") is False for made in gates)
 
 
 def _named(number: int) -> str:
