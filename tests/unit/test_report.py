@@ -416,3 +416,19 @@ def test_the_page_depends_on_the_run_alone_and_not_on_the_order_of_rows(finished
     assert path == finished / "report.html"
     assert path.read_bytes() == before
     assert not list(finished.glob(".*tmp*"))
+
+
+def test_a_run_that_its_gate_has_ended_is_finished(tmp_path: Path) -> None:
+    root = FakeRun(tmp_path / "run").until("iteration-1/evaluate").root
+    recipe = json.loads((root / "recipe.resolved.json").read_text())
+    recipe["gate"] = {"max_fall": {"pairwise_accuracy": 0.05}, "otherwise": "stop"}
+    (root / "recipe.resolved.json").write_text(json.dumps(recipe))
+    assert "Not finished yet: " in page_of(root).text
+    gate = {
+        "stage": "iteration-1/gate", "parts": {}, "figures": {"accepted": False},
+        "warnings": ["M2 is not accepted"], "seconds": 0.1, "finished": "2031-02-03T04:06:07+00:00",
+    }  # fmt: skip
+    (root / "iteration-1/manifests/gate.json").write_text(json.dumps(gate))
+    page = page_of(root)
+    assert "Finished: " in page.text
+    assert "M2 is not accepted" in page.text
