@@ -8,8 +8,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import fake_run
 import pytest
-import test_report
 import test_report_rlcd
 from test_report_evaluation import evaluation
 
@@ -38,7 +38,7 @@ def say(kind: str, key: str) -> str:
 
 
 def self_rewarding(root: Path) -> Path:
-    return test_report.FakeRun(root, say).until(test_report.STAGES[-1]).root
+    return fake_run.FakeRun(root, say).until(fake_run.STAGES[-1]).root
 
 
 def rlcd(root: Path) -> Path:

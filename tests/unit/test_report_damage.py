@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fake_run
 import pytest
-import test_report
 import test_report_rlcd
-from test_report import Page
+from fake_run import Page
 
 from selfalign.report import write_report
 from selfalign.report.problems import Problems
@@ -28,7 +28,7 @@ def reported(root: Path) -> tuple[list[str], str]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    return test_report.FakeRun(tmp_path / "run").until(test_report.STAGES[-1]).root
+    return fake_run.FakeRun(tmp_path / "run").until(fake_run.STAGES[-1]).root
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_a_stage_of_a_version_that_counted_less_is_shown_with_what_it_counted(ru
         assert words in page, words
 
 
-@pytest.mark.parametrize("stage", test_report.STAGES)
+@pytest.mark.parametrize("stage", fake_run.STAGES)
 def test_no_figure_of_a_stage_is_needed_for_a_page(run: Path, stage: str) -> None:
     path = run / f"{stage.replace('/', '/manifests/')}.json"
     for name in read_json(path)["figures"]:
@@ -159,7 +159,7 @@ def test_no_figure_of_a_stage_is_needed_for_a_page(run: Path, stage: str) -> Non
 
 
 def test_files_that_are_being_written_are_no_problem(tmp_path: Path) -> None:
-    root = test_report.FakeRun(tmp_path / "run").until("iteration-1/candidates").root
+    root = fake_run.FakeRun(tmp_path / "run").until("iteration-1/candidates").root
     before, _ = reported(root)
     (root / "iteration-1/partial").mkdir()
     (root / "iteration-1/partial/judgments.abc.judgments.jsonl").write_text('{"half a ro')

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report import Page
+from fake_run import Page
 
 from selfalign.config import EvaluationRecipe
 from selfalign.evaluation.means import mean_measure

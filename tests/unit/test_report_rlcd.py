@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report import HARMLESS, HOSTILE, Page
+from fake_run import HARMLESS, HOSTILE, Page
 
 from selfalign.config import RLCDRecipe
 from selfalign.evaluation.bootstrap import mean_interval
