@@ -118,7 +118,8 @@ def _check(recipe: Mapping[str, Any], problems: Problems) -> None:
         _RECIPE.validate_python(recipe)
     except ValidationError as error:
         problem = error.errors()[0]
-        key = ".".join(str(part) for part in problem["loc"])
+        # The place of a key goes through the validators of its sections, which say nothing to a person.
+        key = ".".join(str(part) for part in problem["loc"] if "[" not in str(part))
         problems.add(
             f"recipe.resolved.json: made by another version of selfalign ({key}: {problem['msg']}), so that "
             "parts of the run may be missing here"
