@@ -110,7 +110,7 @@ def test_a_missing_directory_leaves_the_others(run: Path, directory: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "recipe.resolved.json"])
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"method": []}', '{"invocations": []}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"method": []}', '{"gate": 3, "invocations": []}'])
 def test_a_run_without_its_manifest_or_recipe_is_shown(run: Path, name: str, text: str) -> None:
     if text:
         (run / name).write_text(text)
@@ -122,7 +122,14 @@ def test_a_run_without_its_manifest_or_recipe_is_shown(run: Path, name: str, tex
     assert "Iteration 2: 6 of 6 shown" in page
 
 
-@pytest.mark.parametrize("text", ["", "{", "null", "[]", '{"stage": "iteration-1/pairs"}'])
+OTHER_OUTPUTS = {
+    "stage": "iteration-1/pairs", "figures": {}, "warnings": [], "seconds": 1, "finished": "", "outputs": [3],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "null", "[]", '{"stage": "iteration-1/pairs"}', json.dumps(OTHER_OUTPUTS)]
+)
 def test_a_damaged_manifest_of_a_stage_is_named_and_the_stage_left_out(run: Path, text: str) -> None:
     (run / "iteration-1/manifests/pairs.json").write_text(text)
     told, page = reported(run)
@@ -178,6 +185,14 @@ def test_rows_that_were_cut_off_after_the_stage_are_told(run: Path) -> None:
     told, _ = reported(run)
     assert told[0] == "iteration-1/candidates.jsonl: was changed after iteration-1/candidates had made it"
     assert told[1].startswith("iteration-1/candidates.jsonl, row 24: not a Completion")
+
+
+@pytest.mark.parametrize("measure", [None, {}, {"value": "high"}, 3])
+def test_a_measure_of_another_shape_leaves_its_model_out(run: Path, measure: Any) -> None:
+    changed(run / "eft/judge_quality.json", lambda quality: quality["judge"].update(tie_rate=measure))
+    told, page = reported(run)
+    assert told[0].startswith("M1 as a judge: not shown")
+    assert "M3" in page
 
 
 def test_pairs_without_a_margin_are_told(run: Path) -> None:

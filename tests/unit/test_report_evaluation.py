@@ -133,9 +133,13 @@ def test_a_damaged_plan_is_named_and_the_rest_is_shown(tmp_path: Path, text: str
     assert "M0/mmlu" in page.text
 
 
-def test_a_damaged_result_is_named_and_left_out(tmp_path: Path) -> None:
+WITHOUT_HEADLINE = '{"task": "mmlu", "model": "M1", "metric": "acc", "measures": {}}'
+
+
+@pytest.mark.parametrize("text", ['{"task": "mmlu"}', WITHOUT_HEADLINE])
+def test_a_damaged_result_is_named_and_left_out(tmp_path: Path, text: str) -> None:
     root = evaluation(tmp_path / "e")
-    (root / "M1" / "mmlu.json").write_text('{"task": "mmlu"}')
+    (root / "M1" / "mmlu.json").write_text(text)
     problems = Problems(root)
     found = read_benchmarks(root, problems)
     assert found is not None

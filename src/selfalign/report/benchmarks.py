@@ -150,10 +150,22 @@ def read_results(place: Path, plan: Plan, problems: Problems) -> dict[tuple[str,
                 value = problems.json(path)
                 if value is None:
                     continue
-                result = problems.attempt(f"{path}", TaskResult.model_validate, value)
+                result = problems.attempt(f"{path}", _result_of, value)
                 if result is not None:
                     found[task, model] = result
     return found
+
+
+def _result_of(value: Any) -> TaskResult:
+    """Return what a benchmark found.
+
+    Raises:
+        ValueError: It is no such result, or lacks its own headline.
+    """
+    result = TaskResult.model_validate(value)
+    if result.metric not in result.measures:
+        raise ValueError(f"the headline {result.metric!r} is not among the measures")
+    return result
 
 
 def evaluation_page(root: Path, stages: Mapping[str, Manifest], problems: Problems) -> dict[str, Any]:

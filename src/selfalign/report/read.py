@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from selfalign.evaluation.judge_quality import Measure
 from selfalign.report.problems import Problems
 
 Manifest = dict[str, Any]
@@ -22,9 +23,12 @@ class _Shape(TypedDict):
     warnings: list[str]
     seconds: float
     finished: str
+    parts: NotRequired[dict[str, Any]]
+    outputs: NotRequired[dict[str, dict[str, Any]]]
 
 
 _SHAPE = TypeAdapter(_Shape)
+_MEASURE = TypeAdapter(Measure)
 
 MEASURES = (
     ("pairwise_accuracy", "pairwise"),
@@ -77,11 +81,12 @@ def _measures(quality: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
 
     Raises:
         KeyError: One is missing.
+        ValueError: One is no measure.
     """
     judge, length = quality["judge"], quality["length"]
     for key, _ in MEASURES:
         for measures in (judge, length):
-            _ = [measures[key][part] for part in ("value", "low", "high", "n", "reason")]
+            _MEASURE.validate_python(measures[key])
     return {"parse_rate": None, **judge}, {"parse_rate": None, **length}
 
 

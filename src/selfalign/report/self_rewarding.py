@@ -45,7 +45,7 @@ def self_rewarding_page(
     changes = attempt("changes of the judges", judge_changes, root, models, problems) or {}
     ranked = stages.get("eft/judgments")
     return {
-        "finished": f"iteration-{recipe.get('num_iterations')}/evaluate" in stages or _ended(stages, recipe),
+        "finished": attempt("whether the run is finished", _finished, stages, recipe) or False,
         "concerns": attempt("warnings", concerns, stages, numbers) or list(given(stages)),
         "models": models,
         "headings": [(heading, tables.UNITS.get(key, "pairs")) for key, heading in MEASURES],
@@ -67,7 +67,7 @@ def self_rewarding_page(
         ),
         "eft_scores": attempt("scores of EFT examples", tables.score_table, stages.get("eft/examples")),
         "samples": samples,
-        "origins": {number: _origin(stages, number) for number in samples},
+        "origins": {n: attempt(f"origin of iteration {n}", _origin, stages, n) or "" for n in samples},
         "filters": {f"Iteration {number}": sample.filters for number, sample in samples.items()},
     }
 
@@ -88,8 +88,10 @@ def _origin(stages: Mapping[str, Manifest], number: int) -> str:
     return f"Both texts {texts}; their scores {scores}."
 
 
-def _ended(stages: Mapping[str, Manifest], recipe: Mapping[str, Any]) -> bool:
-    """Say whether a gate has ended the run before its last iteration."""
+def _finished(stages: Mapping[str, Manifest], recipe: Mapping[str, Any]) -> bool:
+    """Say whether the last iteration is done, or a gate has ended the run before it."""
+    if f"iteration-{recipe.get('num_iterations')}/evaluate" in stages:
+        return True
     gates = [made for name, made in stages.items() if name.endswith("/gate")]
     stops = (recipe.get("gate") or {}).get("otherwise") == "stop"
     return stops and any(made["figures"].get("accepted") is False for made in gates)
