@@ -193,12 +193,3 @@ def test_a_measure_of_another_shape_leaves_its_model_out(run: Path, measure: Any
     told, page = reported(run)
     assert told[0].startswith("M1 as a judge: not shown")
     assert "M3" in page
-
-
-def test_pairs_without_a_margin_are_told(run: Path) -> None:
-    path = run / "iteration-1/pairs.jsonl"
-    rows = [json.loads(line) | {"margin": None} for line in path.read_text().splitlines()]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    told, page = reported(run)
-    assert "has no margin" in told[0]
-    assert "Iteration 1: 0 of 0 shown" in page

@@ -219,10 +219,10 @@ def test_a_margin_just_below_a_bound_by_rounding_counts_as_the_bound(tmp_path: P
 
 def test_pairs_without_a_margin_are_shown_and_in_no_bin(tmp_path: Path) -> None:
     unscored = pair_of(0, 1.0).model_copy(update={"margin": None, "reward_chosen": None})
-    sample = sampled(tmp_path, [unscored, pair_of(1, 2.0)])
-    assert (sum(sample.margins), sample.mean_margin, sample.pairs) == (1, 2.0, 2)
-    assert [row.pair.prompt_id for row in sample.shown] == ["p1", "p0"]
-    assert sampled(tmp_path, [unscored]).mean_margin is None
+    found, shown = sampled(tmp_path, [unscored, pair_of(1, 2.0)])
+    assert (sum(found.margins), found.mean_margin, found.pairs) == (1, 2.0, 2)
+    assert [row.pair.prompt_id for row in shown] == ["p1", "p0"]
+    assert sampled(tmp_path, [unscored])[0].mean_margin is None
 
 
 def test_a_pair_too_big_for_the_page_is_passed_over(tmp_path: Path) -> None:

@@ -123,18 +123,9 @@ app.command("eval")(evaluate)
 app.command()(status)
 app.command()(report)
 app.command()(ls)
-
-
-@app.command()
-def merge(
-    adapter: Annotated[Path, typer.Argument(help="Adapter directory, such as a model/ of a LoRA run.")],
-    output: Annotated[Path, typer.Argument(help="Directory to write the whole model to.")],
-) -> None:
-    """Merge a LoRA adapter into its base model."""
-    from selfalign.models.merge import merge_adapter
-
-    merge_adapter(adapter, output)
-    say(f"wrote {output}")
+app.command()(merge)
+app.command()(export)
+app.command()(push)
 
 
 def main() -> None:

@@ -4,25 +4,29 @@ What is not known is left out or said to be unknown; no model's text stands in a
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
 import yaml
 from huggingface_hub import DatasetCardData, EvalResult, ModelCard, ModelCardData
 
+from selfalign.errors import DataError
 from selfalign.evaluation.results import LABELS, TaskResult
 from selfalign.export.contents import Part, Split
 from selfalign.export.formats import Format
 from selfalign.models.source import EMBEDDED, accepted_models, trained_models
 from selfalign.report.benchmarks import EVALUATION, as_markdown, read_table
 from selfalign.report.effects import effects
+from selfalign.report.problems import Problems
 from selfalign.report.read import MEASURES, finished_stages, measured_models
 from selfalign.report.rlcd import prompt_counts
 from selfalign.report.tables import data_counts, eft_counts, iteration_counts, judge_table
 from selfalign.runs.files import read_json
+
+T = TypeVar("T")
 
 _HUB_NAMES = {EMBEDDED: "HuggingFaceTB/SmolLM2-135M-Instruct"}
 _LICENCES = {EMBEDDED: "apache-2.0"}
@@ -63,7 +67,7 @@ def model_card(root: Path, name: str, hashes: Mapping[str, str], licence: str | 
         licence=licence or run["base_licence"],
         judges=_judges(root),
         effects=_effects(root),
-        benchmarks=None if (table := read_table(root)) is None else as_markdown(*table),
+        benchmarks=None if (table := _read(root, read_table)) is None else as_markdown(*table),
     )
 
 
@@ -183,9 +187,22 @@ def _benchmarks_of(root: Path, name: str) -> list[EvalResult]:
     return found
 
 
+def _read(root: Path, read: Callable[[Path, Problems], T]) -> T:
+    """Read something of a run for a card, which leaves nothing out unsaid.
+
+    Raises:
+        DataError: Not all of it could be read.
+    """
+    problems = Problems(root)
+    found = read(root, problems)
+    if (problem := next(iter(problems), None)) is not None:
+        raise DataError(problem, path=root)
+    return found
+
+
 def _judges(root: Path) -> str | None:
     """Return how well the models judge as a Markdown table; `None` if that was not measured."""
-    models = measured_models(root)
+    models = _read(root, measured_models)
     if not models:
         return None
     heads = ["judge", *(heading for _, heading in MEASURES), "parsed"]
@@ -194,19 +211,19 @@ def _judges(root: Path) -> str | None:
             name,
             *(cell.value and cell.value + (f" ({cell.interval})" if cell.interval else "") for cell in cells),
         ]
-        for name, cells in judge_table(models).rows
+        for name, cells in judge_table(models, {}).rows
     ]
     return _table(heads, rows)
 
 
 def _effects(root: Path) -> str | None:
-    rows = [[e.label, e.over, e.before, e.after, e.change] for e in effects(root)]
+    rows = [[e.label, e.over, e.before, e.after, e.change] for e in _read(root, effects)]
     return _table(["measure", "over", "before", "after", "change"], rows) if rows else None
 
 
 def _counted(root: Path, method: str, parts: Sequence[Part]) -> str:
     """Return what the stages that made the rows counted, as a Markdown table."""
-    stages, numbers = finished_stages(root), _numbers(parts)
+    stages, numbers = _read(root, finished_stages), _numbers(parts)
     heads = ["", *(f"iteration {number}" for number in numbers)] if numbers else ["", ""]
     if method == "rlcd":
         groups = prompt_counts(stages)

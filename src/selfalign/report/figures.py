@@ -124,14 +124,15 @@ def length_panel(heading: str, lengths: Mapping[str, Counter[int]]) -> Panel:
 def reward_panel(heading: str, judged: Mapping[str, Judged]) -> Panel:
     """Return a histogram of the mean scores of the candidates of each named set."""
     counted = {}
+    rewards = [reward for found in judged.values() for reward in found.rewards]
+    low, high = min([0.0, *rewards]), max([5.0, *rewards])  # those from elsewhere have a scale of their own
     for name, found in judged.items():
         bins = [_around(reward, n, f"reward {reward:g}") for reward, n in sorted(found.rewards.items())]
         mean = found.mean_reward
         said = "" if mean is None else f", mean {mean:.2f}"
         counted[name] = _Counted(f"{plural(found.rewards.total(), 'candidate')}{said}", bins, mean)
-    return _histograms(
-        heading, counted, span=(-0.4, 5.4), marks=[(float(score), str(score)) for score in range(6)]
-    )
+    marks = [(at, f"{at:g}") for at in ticks(low, high, 5) if at <= high]
+    return _histograms(heading, counted, span=(low - 0.4, high + 0.4), marks=marks)
 
 
 def margin_panel(heading: str, pairs: Mapping[str, DrawnPairs]) -> Panel:

@@ -22,7 +22,7 @@ from selfalign.report.concerns import Concern
 from selfalign.report.gains import read_benchmarks
 from selfalign.report.overview import Overview, costs, costs_by_kind, other_version, overview
 from selfalign.report.problems import Problems
-from selfalign.report.read import finished_stages
+from selfalign.report.read import check_outputs, finished_stages
 from selfalign.report.rlcd import rlcd_page
 from selfalign.report.self_rewarding import self_rewarding_page
 from selfalign.runs.events import read_events
@@ -44,6 +44,7 @@ def write_report(root: Path, problems: Problems | None = None) -> Path:
     problems = Problems(root) if problems is None else problems
     path = root / "report.html"
     stages = finished_stages(root, problems)
+    check_outputs(root, stages, problems)
     manifest, recipe = (
         _object(root / name, problems, begun=bool(stages))
         for name in ("manifest.json", "recipe.resolved.json")

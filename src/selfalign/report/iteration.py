@@ -113,13 +113,16 @@ def _filters(
     problems: Problems,
 ) -> list[dropped.Filter]:
     """Return what the stages of an iteration dropped, in their order."""
-    filters = []
-    figures = {
-        name: stages.get(f"{directory.name}/{name}", {}).get("figures")
-        for name in ("prompts", "judgments", "pairs")
-    }
+    filters: list[dropped.Filter] = []
+    names = ("prompts", "candidates", "judgments", "pairs")
+    figures = {name: stages.get(f"{directory.name}/{name}", {}).get("figures") or {} for name in names}
     make = partial(dropped.filter_of, most_bytes=most_bytes)
-    if counted := figures["prompts"]:
+    filters += [  # of what was made elsewhere, the rows that could not be used are not kept
+        make(f"{name.capitalize()} that were read", counted["dropped"], {})
+        for name, counted in figures.items()
+        if name != "judgments" and "from" in counted
+    ]
+    if (counted := figures["prompts"]) and "from" not in counted:
         accepted = {row.prompt_id for row in problems.rows(directory / "prompts.jsonl", Prompt)}
         bounds = {name: recipe["prompts"][name] for name in ("min_words", "max_words")}
         refused = {}
@@ -131,6 +134,6 @@ def _filters(
     if (counted := figures["judgments"]) and judged is not None:
         examples = dropped.unscored(judged.unscored)
         filters.append(make("Judgments without a score", counted["unscored"], examples))
-    if counted := figures["pairs"]:
+    if (counted := figures["pairs"]) and "from" not in counted:
         filters.append(make("Prompts without a pair", counted["dropped"], unpaired))
     return filters

@@ -1,6 +1,6 @@
 """Reading what a run directory holds so far, for tables and the report."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired
@@ -119,20 +119,18 @@ def finished_stages(root: Path, problems: Problems) -> dict[str, Manifest]:
                 problems.add(f"{path}: no manifest of a stage as this version reads it ({field or 'all'})")
             continue
         manifests.append({"parts": {}, "outputs": {}} | manifest)
-        for problem in _missing(root, manifests[-1]):
-            problems.add(problem)
     return {manifest["stage"]: manifest for manifest in sorted(manifests, key=_place)}
 
 
-def _missing(root: Path, manifest: Manifest) -> Iterator[str]:
-    """Say which outputs of a stage are gone, or not as long as it left them."""
-    directory = root / manifest["stage"].rpartition("/")[0]
-    for name, recorded in manifest["outputs"].items():
-        path = directory / name
-        if not path.exists():
-            yield f"{path}: is missing; {manifest['stage']} had made it"
-        elif "size" in recorded and path.stat().st_size != recorded["size"]:
-            yield f"{path}: was changed after {manifest['stage']} had made it"
+def check_outputs(root: Path, stages: Mapping[str, Manifest], problems: Problems) -> None:
+    """Tell which outputs of the finished stages are gone, or not as long as their stages left them."""
+    for stage, manifest in stages.items():
+        for name, recorded in manifest["outputs"].items():
+            path = root / stage.rpartition("/")[0] / name
+            if not path.exists():
+                problems.add(f"{path}: is missing; {stage} had made it")
+            elif "size" in recorded and path.stat().st_size != recorded["size"]:
+                problems.add(f"{path}: was changed after {stage} had made it")
 
 
 def _place(manifest: Manifest) -> tuple[int, int, int, str]:
