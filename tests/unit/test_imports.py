@@ -41,7 +41,8 @@ MAY_IMPORT = {
     "report": SETTINGS | {"runs", "evaluation", "judging", "pairs", "rlcd", "prompting"},
     "export": SETTINGS | {"runs", "models", "report", "evaluation"},
     "methods": SETTINGS | {"runs", "models", "engines", "training", "stages", "report"},
-    "cli": SETTINGS | {"recipes", "runs", "models", "methods", "report", "evaluation", "export"},
+    "ui": SETTINGS | {"runs", "models", "engines", "report", "evaluation"},
+    "cli": SETTINGS | {"recipes", "runs", "models", "methods", "report", "evaluation", "export", "ui"},
 }
 
 
@@ -123,7 +124,9 @@ def test_importing_loads_no_heavy_library(module):
     assert loaded & HEAVY == set()
 
 
-@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["validate", "quickstart"], ["schema"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["run", "--help"], ["ui", "--help"], ["validate", "quickstart"], ["schema"]]
+)
 def test_small_commands_load_no_heavy_library(words):
     words = [str(ROOT / "recipes" / "quickstart.yaml") if word == "quickstart" else word for word in words]
     loaded = loaded_after("from selfalign.cli.main import main\nmain()", *words)

@@ -18,6 +18,7 @@ from selfalign.cli.export import export, merge, push
 from selfalign.cli.running import command, go, results, show_plan, show_results
 from selfalign.cli.status import ls, report, status
 from selfalign.cli.terminal import AsJson, console, print_event, print_json, problems, say
+from selfalign.cli.ui import ui
 from selfalign.errors import SelfAlignError
 
 # Libraries that load models must not draw over our progress.
@@ -126,6 +127,7 @@ app.command()(ls)
 app.command()(merge)
 app.command()(export)
 app.command()(push)
+app.command()(ui)
 
 
 def main() -> None:

@@ -70,7 +70,7 @@ def show_results(root: Path) -> None:
         console.print(judge_table(models))
     rows = unread.attempt("what training did", effects, root, unread)
     if rows:
-        console.print(effect_table(rows, price(root, unread)))
+        console.print(effect_table(rows, price(root)))
     tell(unread)
 
 

@@ -13,6 +13,7 @@ from selfalign.evaluation.results import LABELS, TaskResult
 from selfalign.report.concerns import given
 from selfalign.report.problems import Problems
 from selfalign.report.read import Manifest
+from selfalign.report.votes import HumanComparison, held_out_answers, human_comparisons, read_votes
 
 EVALUATION = "evaluation"
 """Directory in a run that holds the evaluation of its models."""
@@ -106,6 +107,49 @@ def benchmark_rows(
     return rows
 
 
+def human_rows(models: Sequence[str], comparisons: Sequence[HumanComparison]) -> list[BenchmarkRow]:
+    """Return what people said of the models: against the model before, then against each one further back.
+
+    Args:
+        models: Names, in order; a model that is not among them is left out.
+        comparisons: Later models last.
+    """
+    found = {(c.model, c.other): c.figures for c in comparisons if {c.model, c.other} <= set(models)}
+    before = set(zip(models[1:], models, strict=False))
+    groups = {"": {pair: figures for pair, figures in found.items() if pair in before}}
+    for other in models:
+        further = {pair: f for pair, f in found.items() if pair[1] == other and pair not in before}
+        groups[f" against {other}"] = further
+    rows = []
+    for against, figures in groups.items():
+        rates = {model: f["win_rate"] for (model, _), f in figures.items()}
+        if rates:
+            cells = tuple(_cell(rates.get(model), "share") for model in models)
+            note = "; ".join(_said_of(*pair, f) for pair, f in figures.items())
+            over = f"{sum(rate['n'] for rate in rates.values()):,}"
+            rows.append(BenchmarkRow(f"head to head (people){against}", cells, None, over, note))
+    return rows
+
+
+def people_rows(place: Path, models: Sequence[str], problems: Problems) -> list[BenchmarkRow]:
+    """Return what people voted on the answers of a run, by a run directory or by the evaluation in one."""
+    run = place.resolve().parent if place.resolve().name == EVALUATION else place
+    return problems.attempt("head to head by people", _people, run, models) or []
+
+
+def _people(run: Path, models: Sequence[str]) -> list[BenchmarkRow]:
+    votes = read_votes(run)
+    return human_rows(models, human_comparisons(votes, held_out_answers(run))) if votes else []
+
+
+def _said_of(model: str, other: str, figures: Mapping[str, Any]) -> str:
+    counts = f"{figures['wins']} wins, {figures['ties']} ties, {figures['losses']} losses"
+    outdated = sum(figures["undecided"].values())
+    return f"{model} against {other}: {counts}" + (
+        f", {outdated} on answers since changed" if outdated else ""
+    )
+
+
 def _measure(result: TaskResult | None, name: str | None) -> Measure | None:
     if result is None:
         return None
@@ -115,17 +159,16 @@ def _measure(result: TaskResult | None, name: str | None) -> Measure | None:
 def read_table(root: Path, problems: Problems) -> tuple[list[str], list[BenchmarkRow], dict[str, str]] | None:
     """Return models, rows and what is not run, of an evaluation or of a run that has one; or `None`.
 
-    Of an evaluation under way it is what is measured so far.
+    Of an evaluation under way it is what is measured so far. People's votes on the run's answers are in it.
     """
     place = evaluation_of(root)
     if place is None:
-        return None
+        models = problems.attempt("answers to held-out prompts", lambda: list(held_out_answers(root))) or []
+        people = people_rows(root, models, problems)
+        return (models, people, {}) if people else None
     plan = read_plan(place, problems)
-    return (
-        plan["models"],
-        benchmark_rows(plan["models"], read_results(place, plan, problems)),
-        plan["not_run"],
-    )
+    rows = benchmark_rows(plan["models"], read_results(place, plan, problems))
+    return plan["models"], rows + people_rows(place, plan["models"], problems), plan["not_run"]
 
 
 def evaluation_of(root: Path) -> Path | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfalign.report.benchmarks import read_table
+from selfalign.report.benchmarks import evaluation_of
 from selfalign.report.problems import Problems
 from selfalign.report.text import share
 
@@ -67,9 +67,9 @@ def effects(root: Path, problems: Problems) -> list[Effect]:
     return rows
 
 
-def price(root: Path, problems: Problems) -> str:
+def price(root: Path) -> str:
     """Say where the benchmarks before and after stand, or how to measure them."""
-    if read_table(root, problems) is None:
+    if evaluation_of(root) is None:
         return "not measured; selfalign eval RUN --suite rlcd does"
     return "in the table of benchmarks"
 

@@ -9,8 +9,10 @@ from selfalign.report.benchmarks import (
     BenchmarkRow,
     benchmark_rows,
     evaluation_of,
+    people_rows,
     read_plan,
     read_results,
+    read_table,
 )
 from selfalign.report.changes import Change, benchmark_changes
 from selfalign.report.figures import Figure, change_figure
@@ -46,7 +48,8 @@ def read_benchmarks(root: Path, problems: Problems) -> Benchmarks | None:
     """Return the benchmarks of an evaluation, or of a run that has one; `None` if it has none."""
     place = evaluation_of(root)
     if place is None:
-        return None
+        table = read_table(root, problems)  # of people's votes alone
+        return None if table is None else Benchmarks(*table, {}, {}, (), "")
     plan = read_plan(place, problems)
     models, results = plan["models"], read_results(place, plan, problems)
     what = "changes of the benchmarks"
@@ -56,7 +59,7 @@ def read_benchmarks(root: Path, problems: Problems) -> Benchmarks | None:
     before = dict(zip(models[1:], models, strict=False))
     return Benchmarks(
         models,
-        benchmark_rows(models, results),
+        benchmark_rows(models, results) + people_rows(place, models, problems),
         plan["not_run"],
         {
             (task, later): _cell(change, units[task])

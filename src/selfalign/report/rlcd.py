@@ -48,7 +48,7 @@ def rlcd_page(
         or list(given(stages)),
         "summary": attempt("what training did", summary, root, problems),
         "effects": attempt("what training did", effects, root, problems) or [],
-        "price": (BENCHMARKS, price(root, problems)),
+        "price": (BENCHMARKS, price(root)),
         "strength": attempt("contrast strength", strength_figure, stages.get("contrast/strength")),
         "counts": attempt("counts of the prompts", prompt_counts, stages) or [],
         "outcomes": attempt("outcomes", outcome_table, stages.get("contrast/pairs")),

@@ -54,5 +54,26 @@ def holder_of(root: Path) -> str | None:
     return None
 
 
+def noted_holder(root: Path) -> str | None:
+    """Return who holds the run directory by the note that it left, as `pid N on HOST`; `None` if nobody does.
+
+    The lock itself isn't touched, so that looking often never keeps a run from starting. A process of this
+    machine that left a note and is gone holds nothing.
+    """
+    try:
+        note = read_json(_note(root))
+        pid, host = int(note["pid"]), str(note["host"])
+    except (DataError, KeyError, TypeError, ValueError):  # none there, or half written
+        return None
+    if host == socket.gethostname():
+        try:
+            os.kill(pid, 0)
+        except (ProcessLookupError, OverflowError):
+            return None
+        except PermissionError:
+            pass  # another user's process, and it is there
+    return f"pid {pid} on {host}"
+
+
 def _note(root: Path) -> Path:
     return root / ".holder.json"

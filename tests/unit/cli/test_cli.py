@@ -40,6 +40,7 @@ def files(folder):
         ("report", ["report.html", "run_dir"]),
         ("ls", ["List runs", "runs_dir", "--json"]),
         ("merge", ["LoRA adapter", "adapter", "output"]),
+        ("ui", ["Show runs as they go", "runs_dir", "--port", "--no-browser"]),
     ],
 )
 def test_every_verb_explains_itself(call, verb, says):

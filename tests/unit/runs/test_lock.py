@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from selfalign.errors import RunError
-from selfalign.runs.lock import hold, holder_of
+from selfalign.runs.lock import hold, holder_of, noted_holder
 
 HOLD = """
 import sys
@@ -80,3 +80,26 @@ def test_a_file_in_the_place_of_the_directory_is_an_error_with_a_way_out(tmp_pat
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=f"{name}: not a directory; give another"), hold(tmp_path / name):
         pass
+
+
+def test_the_note_tells_the_holder_and_touches_no_lock(tmp_path):
+    assert noted_holder(tmp_path) is None
+    with holding_process(tmp_path) as process:
+        before = (tmp_path / ".lock").stat()
+        assert noted_holder(tmp_path) == f"pid {process.pid} on {socket.gethostname()}"
+        assert (tmp_path / ".lock").stat() == before
+    assert (tmp_path / ".holder.json").exists()
+    assert noted_holder(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "note", ["", "{", "[]", "{}", '{"pid": "x", "host": "y"}', '{"pid": null, "host": 1}']
+)
+def test_a_note_that_is_none_tells_nobody(tmp_path, note):
+    (tmp_path / ".holder.json").write_text(note)
+    assert noted_holder(tmp_path) is None
+
+
+def test_a_holder_on_another_machine_is_believed(tmp_path):
+    (tmp_path / ".holder.json").write_text('{"pid": 1, "host": "elsewhere"}')
+    assert noted_holder(tmp_path) == "pid 1 on elsewhere"
