@@ -1,6 +1,6 @@
 """What a reader of the report should know before believing it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from selfalign.report.read import Manifest
@@ -39,6 +39,14 @@ def given(stages: Mapping[str, Manifest]) -> Iterator[Concern]:
     """Yield the warnings that the stages gave."""
     for stage, manifest in stages.items():
         yield from (Concern(stage, message) for message in manifest["warnings"])
+
+
+def grouped(concerns: Iterable[Concern]) -> dict[str, list[str]]:
+    """Return where each warning holds, in the order in which the warnings were first given."""
+    places: dict[str, list[str]] = {}
+    for concern in concerns:
+        places.setdefault(concern.message, []).append(concern.where)
+    return places
 
 
 def _growth(stages: Mapping[str, Manifest], iterations: Sequence[int]) -> Iterator[Concern]:

@@ -4,7 +4,7 @@ Everything that comes from a run passes `text.readable` and is then escaped, whe
 The page depends on nothing but the run directory. What can't be read there is told on top of it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from selfalign.config import Recipe
 from selfalign.evaluation.results import LABELS
 from selfalign.report import text
 from selfalign.report.benchmarks import as_markdown, evaluation_page
-from selfalign.report.concerns import Concern
+from selfalign.report.concerns import grouped
 from selfalign.report.gains import read_benchmarks
 from selfalign.report.overview import Overview, costs, costs_by_kind, other_version, overview
 from selfalign.report.problems import Problems
@@ -71,7 +71,7 @@ def write_report(root: Path, problems: Problems | None = None) -> Path:
         "seconds": sum(stage["seconds"] for stage in stages.values()),
         "benchmarks": benchmarks,
         "stopped": None if page["finished"] else _stopped(root),
-        "concerns": _grouped(page["concerns"]),
+        "concerns": grouped(page["concerns"]),
     }
     version = problems.attempt("the version", other_version, manifest)
     if any(True for _ in problems) and version is not None:
@@ -125,14 +125,6 @@ def _check(recipe: Mapping[str, Any], problems: Problems) -> None:
             f"recipe.resolved.json: made by another version of selfalign ({key}: {problem['msg']}), so that "
             "parts of the run may be missing here"
         )
-
-
-def _grouped(concerns: Iterable[Concern]) -> dict[str, list[str]]:
-    """Return where each warning holds, in the order in which the warnings were first given."""
-    places: dict[str, list[str]] = {}
-    for concern in concerns:
-        places.setdefault(concern.message, []).append(concern.where)
-    return places
 
 
 def _stopped(root: Path) -> str | None:

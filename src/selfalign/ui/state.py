@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from selfalign.errors import RunError, SelfAlignError
 from selfalign.report import problems as report
+from selfalign.report.concerns import Concern, grouped
 from selfalign.report.read import finished_stages
 from selfalign.runs.files import read_json
 from selfalign.runs.lock import noted_holder
@@ -75,6 +76,11 @@ class RunState:
     """Of that stage; `None` where it has not said."""
     problems: tuple[str, ...] = ()
     """What can't be read, a line each."""
+
+    @property
+    def warnings(self) -> dict[str, list[str]]:
+        """Return the stages' warnings, each once, with the stages that gave it."""
+        return grouped(Concern(line.stage, warning) for line in self.stages for warning in line.warnings)
 
 
 @dataclass

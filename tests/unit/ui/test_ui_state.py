@@ -8,7 +8,7 @@ import pytest
 
 from selfalign.errors import RunError
 from selfalign.runs.files import write_json
-from selfalign.ui.state import find_run, runs_in, state_of
+from selfalign.ui.state import RunState, StageLine, find_run, runs_in, state_of
 
 
 def say(root, *events) -> None:
@@ -116,3 +116,8 @@ def test_a_run_is_found_by_its_name_alone(make_run, name) -> None:
     assert find_run(root.parent, "one") == root.resolve()
     with pytest.raises(RunError, match="no such run"):
         find_run(root.parent, name)
+
+
+def test_a_warning_of_several_stages_is_told_once() -> None:
+    lines = [StageLine(stage=f"{name}/evaluate", seconds=1, finished="", warnings=["tied"]) for name in "ab"]
+    assert RunState("run", "finished", stages=tuple(lines)).warnings == {"tied": ["a/evaluate", "b/evaluate"]}
