@@ -11,12 +11,12 @@ from fastapi.responses import HTMLResponse, PlainTextResponse
 
 from selfalign.errors import RunError
 from selfalign.records import Completion, Messages
+from selfalign.report.problems import Problems
 from selfalign.report.votes import Answers, held_out_answers, held_out_prompts
 from selfalign.ui.pages import address, whole
 from selfalign.ui.rows import PAGE, Filter, Rows
 from selfalign.ui.site import RunRoot, run_page
 from selfalign.ui.sources import Kind
-from selfalign.ui.state import Problems
 
 router = APIRouter()
 _OPENING = 200
@@ -27,9 +27,9 @@ PageNumber = Annotated[int, Query(ge=1, le=10_000_000)]
 def prompt(request: Request, root: RunRoot, id: str) -> HTMLResponse:
     """Show all that a run has on a prompt: the models' answers side by side, candidates, pairs."""
     found = Rows(root).of_prompt(id)
-    problems = Problems()
-    held_out = problems.reading("the held-out prompts", lambda: held_out_prompts(root)) or {}
-    answers = problems.reading("the answers of the models", lambda: held_out_answers(root)) or {}
+    problems = Problems(root)
+    held_out = problems.attempt("the held-out prompts", held_out_prompts, root) or {}
+    answers = problems.attempt("the models' answers", held_out_answers, root) or {}
     judgments = defaultdict(list)
     for judgment in found["judgments"]:
         judgments[judgment["completion_id"]].append(judgment)
@@ -39,7 +39,7 @@ def prompt(request: Request, root: RunRoot, id: str) -> HTMLResponse:
         "prompt.jinja",
         "prompt",
         id=id,
-        problems=problems.lines,
+        problems=list(problems),
         messages=_messages(found["prompts"], held_out.get(id)),
         position=_position(list(held_out), id),
         answers={model: given[id] for model, given in answers.items() if id in given},

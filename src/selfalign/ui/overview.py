@@ -12,6 +12,7 @@ from selfalign.errors import RunError
 from selfalign.evaluation.judge_quality import Measure
 from selfalign.evaluation.results import TaskResult
 from selfalign.report.benchmarks import EVALUATION, PLAN
+from selfalign.report.problems import Problems
 from selfalign.report.text import share
 from selfalign.report.votes import held_out_answers, human_comparisons, read_votes
 from selfalign.runs.files import read_json
@@ -20,7 +21,7 @@ from selfalign.ui.pages import render
 from selfalign.ui.rows import Rows
 from selfalign.ui.site import RunRoot, page, run_page, site_of
 from selfalign.ui.sources import is_inside
-from selfalign.ui.state import Problems, RunState, is_run, runs_in, state_of
+from selfalign.ui.state import RunState, is_run, runs_in, state_of
 
 router = APIRouter()
 
@@ -57,19 +58,19 @@ def runs_live(request: Request) -> HTMLResponse:
 @router.get("/runs/{name}")
 def run(request: Request, root: RunRoot) -> HTMLResponse:
     """Show where a run stands and what it holds."""
-    rows, problems = Rows(root), Problems()
-    counts = problems.reading("rows", rows.counts) or {}
-    damage = problems.reading("rows", rows.damage) or []
-    by_judge = problems.reading("head to head by the judge", lambda: list(judged(root))) or []
-    by_people = problems.reading("head to head by people", lambda: list(voted(root))) or []
-    answers = problems.reading("answers", lambda: held_out_answers(root)) or {}
+    rows, problems = Rows(root), Problems(root)
+    counts = problems.attempt("rows", rows.counts) or {}
+    damage = problems.attempt("rows", rows.damage) or []
+    by_judge = problems.attempt("head to head by the judge", lambda: list(judged(root))) or []
+    by_people = problems.attempt("head to head by people", lambda: list(voted(root))) or []
+    answers = problems.attempt("the models' answers", held_out_answers, root) or {}
     return run_page(
         request,
         root,
         "run.jinja",
         "",
         **_standing(root),
-        problems=[*problems.lines, *damage],
+        problems=[*problems, *damage],
         counts=counts,
         under_way=rows.under_way,
         duels=[*by_judge, *by_people],

@@ -2,18 +2,17 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from selfalign.errors import RunError, SelfAlignError
-from selfalign.report import problems as report
-from selfalign.report.concerns import Concern, grouped
-from selfalign.report.read import finished_stages
+from selfalign.errors import RunError
+from selfalign.report.concerns import given, grouped
+from selfalign.report.problems import Problems
+from selfalign.report.read import Manifest, finished_stages
 from selfalign.runs.files import read_json
 from selfalign.runs.lock import noted_holder
 from selfalign.ui.sources import is_inside
@@ -22,8 +21,6 @@ RESOLVED = "recipe.resolved.json"
 _MARKS = (RESOLVED, "events.jsonl", "manifest.json")
 _TAIL = 256 * 1024
 """Bytes of the event log that are read, from its end."""
-
-T = TypeVar("T")
 
 
 class Progress(BaseModel):
@@ -34,16 +31,6 @@ class Progress(BaseModel):
     total: int
     unit: str
     time: str
-
-
-class StageLine(BaseModel):
-    """What the page shows of a finished stage's manifest."""
-
-    stage: str
-    seconds: float
-    finished: str
-    figures: dict[str, Any] = Field(default_factory=dict)
-    warnings: list[str] = Field(default_factory=list)
 
 
 class BaseModelName(BaseModel):
@@ -69,7 +56,8 @@ class RunState:
     """Who holds a running one; why one stopped, where that is known."""
     method: str = ""
     model: str = ""
-    stages: tuple[StageLine, ...] = ()
+    stages: tuple[Manifest, ...] = ()
+    """Manifests of the finished ones, in the order of the method."""
     stage: str | None = None
     """The stage under way, or the one in which the run stopped."""
     progress: Progress | None = None
@@ -80,34 +68,7 @@ class RunState:
     @property
     def warnings(self) -> dict[str, list[str]]:
         """Return the stages' warnings, each once, with the stages that gave it."""
-        return grouped(Concern(line.stage, warning) for line in self.stages for warning in line.warnings)
-
-
-@dataclass
-class Problems:
-    """Gathers what can't be read, so that the rest is shown."""
-
-    lines: list[str] = field(default_factory=list)
-
-    def reading(self, what: str, read: Callable[[], T]) -> T | None:
-        """Return what is read; where it can't be, `None`, and keep a line that says why."""
-        try:
-            return read()
-        except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(str(part) for part in problem["loc"])
-            self.lines.append(
-                f"{what}: {where} {problem['msg']}; damaged, or of another version of selfalign"
-            )
-        except SelfAlignError as error:
-            self.lines.append(str(error))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            self.lines.append(
-                f"{what}: not as this version of selfalign writes it ({type(error).__name__}: {error})"
-            )
-        except OSError as error:
-            self.lines.append(f"{what}: {error}")
-        return None
+        return grouped(given({made["stage"]: made for made in self.stages}))
 
 
 def runs_in(directory: Path) -> list[Path]:
@@ -147,24 +108,25 @@ def start_of(root: Path) -> Start:
 
 def state_of(root: Path) -> RunState:
     """Return where a run stands."""
-    problems = Problems()
-    recipe = problems.reading(RESOLVED, lambda: dict[str, Any](read_json(root / RESOLVED))) or {}
-    model = problems.reading(RESOLVED, lambda: _model_of(recipe))
-    stages = _stages(root, problems)
+    problems = Problems(root)
+    written = problems.json(root / RESOLVED)
+    recipe: dict[str, Any] = problems.attempt(RESOLVED, dict, {} if written is None else written) or {}
+    model = problems.attempt(RESOLVED, _model_of, recipe)
+    stages = tuple(finished_stages(root, problems).values())
     last, stage, progress = _story(root)
     holder = noted_holder(root)
     state, why = _standing(last, holder)
-    done = {line.stage for line in stages}
+    done = {made["stage"] for made in stages}
     return RunState(
         name=root.name,
         state=state,
         why=why,
         method=str(recipe.get("method", "")),
         model=model or "",
-        stages=tuple(stages),
+        stages=stages,
         stage=stage if stage not in done and state != "finished" else None,
         progress=progress if progress is not None and progress.stage == stage and stage not in done else None,
-        problems=tuple(problems.lines),
+        problems=tuple(problems),
     )
 
 
@@ -223,17 +185,6 @@ def _standing(
 def _model_of(recipe: dict[str, Any]) -> str:
     policy = recipe.get("policy", {})
     return str(policy.get("from_run") or policy.get("model") or "")
-
-
-def _stages(root: Path, problems: Problems) -> list[StageLine]:
-    """Return the finished stages in the order of the method."""
-    unread = report.Problems(root)
-    lines = [
-        problems.reading(name, partial(StageLine.model_validate, manifest))
-        for name, manifest in finished_stages(root, unread).items()
-    ]
-    problems.lines += unread
-    return [line for line in lines if line is not None]
 
 
 def is_run(path: Path) -> bool:

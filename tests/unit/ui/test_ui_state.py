@@ -8,7 +8,7 @@ import pytest
 
 from selfalign.errors import RunError
 from selfalign.runs.files import write_json
-from selfalign.ui.state import RunState, StageLine, find_run, runs_in, state_of
+from selfalign.ui.state import RunState, find_run, runs_in, state_of
 
 
 def say(root, *events) -> None:
@@ -29,7 +29,7 @@ PROGRESS = {
 def test_a_finished_run_says_so(make_run) -> None:
     state = state_of(make_run())
     assert (state.state, state.method, state.model) == ("finished", "self_rewarding", "m")
-    assert [line.stage for line in state.stages] == ["iteration-1/pairs"]
+    assert [line["stage"] for line in state.stages] == ["iteration-1/pairs"]
     assert state.problems == ()
 
 
@@ -76,7 +76,7 @@ def test_a_damaged_manifest_is_named_and_the_others_are_shown(make_run, content)
     (root / "iteration-2" / "manifests").mkdir()
     (root / "iteration-2" / "manifests" / "pairs.json").write_text(content)
     state = state_of(root)
-    assert [line.stage for line in state.stages] == ["iteration-1/pairs"]
+    assert [line["stage"] for line in state.stages] == ["iteration-1/pairs"]
     assert len(state.problems) == 1
     assert "iteration-2/manifests/pairs.json" in state.problems[0]
 
@@ -119,5 +119,5 @@ def test_a_run_is_found_by_its_name_alone(make_run, name) -> None:
 
 
 def test_a_warning_of_several_stages_is_told_once() -> None:
-    lines = [StageLine(stage=f"{name}/evaluate", seconds=1, finished="", warnings=["tied"]) for name in "ab"]
-    assert RunState("run", "finished", stages=tuple(lines)).warnings == {"tied": ["a/evaluate", "b/evaluate"]}
+    stages = tuple({"stage": f"{name}/evaluate", "warnings": ["tied"]} for name in "ab")
+    assert RunState("run", "finished", stages=stages).warnings == {"tied": ["a/evaluate", "b/evaluate"]}
