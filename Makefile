@@ -7,7 +7,7 @@ VLLM := .venv-vllm
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help install quickstart test check format vllm bench-train bench-generate bench-dedup bench-memory bench-judge bench-report bench-ui clean
+.PHONY: help install quickstart test check format vllm bench-train bench-generate bench-dedup bench-memory bench-judge bench-report bench-ui docs docs-serve clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 - /'
@@ -50,6 +50,12 @@ bench-report: $(VENV)/.installed-dev  ## Measure the report of a run of 100,000 
 bench-ui: $(VENV)/.installed-dev  ## Time the live page on a run of 100,000 candidates; QUICK=1 is short.
 	$(BIN)/python benchmarks/bench_ui.py $(if $(QUICK),--quick) $(ARGS)
 
+docs: $(VENV)/.installed-dev  ## Build the documentation site into build/site.
+	$(BIN)/mkdocs build --strict
+
+docs-serve: $(VENV)/.installed-dev  ## Show the site while you write, at http://127.0.0.1:8000.
+	$(BIN)/mkdocs serve
+
 vllm: $(VLLM)/.installed  ## Install vLLM for processors into .venv-vllm, for recipes and tests with engine.kind: server.
 
 clean:  ## Remove the environments and caches; runs are kept.
@@ -70,7 +76,7 @@ $(VENV)/.installed: $(VENV)/.python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) --editable '.[gguf,hub,eval,ui,dev]'
+	$(PIP) --editable '.[gguf,hub,eval,ui,docs,dev]'
 	touch $@
 
 # vLLM's build for processors needs another torch than it asks for, and some of what it asks for only serves
