@@ -37,7 +37,7 @@ def done(tmp_path_factory):
 def test_every_command_of_the_tutorial_does_what_the_tutorial_says(done):
     run, printed = done
     assert "sft/train" in printed[1]
-    assert "14 of 14 stages done; not running" in printed[3]
+    assert "14 of 14 stages done" in printed[3]
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     assert sum(event["event"] == "run_started" for event in events) == 3  # killed, to its end, beta
     assert (run / "report.html").is_file()
