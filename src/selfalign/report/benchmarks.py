@@ -13,7 +13,7 @@ from selfalign.evaluation.results import LABELS, TaskResult
 from selfalign.report.concerns import given
 from selfalign.report.problems import Problems
 from selfalign.report.read import Manifest
-from selfalign.report.votes import HumanComparison, held_out_answers, human_comparisons, read_votes
+from selfalign.report.votes import VOTES, HumanComparison, held_out_answers, human_comparisons, read_votes
 
 EVALUATION = "evaluation"
 """Directory in a run that holds the evaluation of its models."""
@@ -163,6 +163,8 @@ def read_table(root: Path, problems: Problems) -> tuple[list[str], list[Benchmar
     """
     place = evaluation_of(root)
     if place is None:
+        if not (root / VOTES).is_file():
+            return None
         models = problems.attempt("answers to held-out prompts", lambda: list(held_out_answers(root))) or []
         people = people_rows(root, models, problems)
         return (models, people, {}) if people else None
