@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from selfalign.config import SelfRewardingRecipe
+from selfalign.judging import parse_score, rationale_of
 from selfalign.records import Completion, Prompt, content_id
 from selfalign.runs import Artifact, Run, Stage, Work
 from selfalign.runs.files import read_rows
@@ -14,6 +15,8 @@ from selfalign.stages.common import generation_settings, plain
 from selfalign.stages.complete import Ask, complete
 from selfalign.stages.join import together
 
+MOST_SCORES = 0.05
+"""Share of candidates that may be bare scores, as some prompts ask for one."""
 VERSION = 1
 
 
@@ -65,7 +68,7 @@ def sample_candidates(
 def candidate_figures(work: Work) -> dict[str, Any]:
     """Return the figures of the candidates that were written, and warn of what they show."""
     finished: Counter[str] = Counter()
-    prompts = identical = rows = tokens = characters = 0
+    prompts = identical = rows = tokens = characters = judged = 0
     candidates = read_rows(work.output("candidates.jsonl"), Completion)
     for group in together(candidates, lambda row: row.prompt_id):
         prompts += 1
@@ -74,6 +77,13 @@ def candidate_figures(work: Work) -> dict[str, Any]:
         rows += len(group)
         tokens += sum(row.num_tokens for row in group)
         characters += sum(len(row.text or "") for row in group)
+        judged += sum(_is_score_alone(row.text or "") for row in group)
+    if judged > MOST_SCORES * rows:
+        work.warn(
+            f"{judged} of {rows} candidates are nothing but a score: EFT has taught the model to judge and "
+            "made it forget how to answer. Take eft.training=joint, fewer eft.train.max_steps, or a lower "
+            "eft.train.learning_rate"
+        )
     if identical > prompts / 2:
         work.warn(
             f"{identical} of {prompts} prompts got identical candidates; raise "
@@ -89,3 +99,7 @@ def candidate_figures(work: Work) -> dict[str, Any]:
         "finish_reasons": dict(finished),
         "prompts_with_identical_candidates": identical,
     }
+
+
+def _is_score_alone(text: str) -> bool:
+    return not rationale_of(text) and parse_score(text).score is not None
