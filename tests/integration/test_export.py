@@ -49,6 +49,12 @@ def test_pairs_load_and_come_back_the_same(call, finished_run: Path, tmp_path: P
         assert set(entry["columns"].values()) <= set(loaded.column_names)
 
 
+ONE_STEP = {
+    "max_steps": 1, "per_device_train_batch_size": 2, "bf16": False, "use_cpu": True, "report_to": [],
+    "logging_steps": 1,
+}  # fmt: skip
+
+
 def test_trl_takes_a_dpo_step_on_exported_pairs(call, finished_run: Path, tiny_recipe: Path, tmp_path: Path):
     import trl
 
@@ -56,15 +62,7 @@ def test_trl_takes_a_dpo_step_on_exported_pairs(call, finished_run: Path, tiny_r
     model = tiny_recipe.parent / "model"
     trainer = trl.DPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
-        args=trl.DPOConfig(
-            output_dir=str(tmp_path / "trl"),
-            max_steps=1,
-            per_device_train_batch_size=2,
-            bf16=False,
-            use_cpu=True,
-            report_to=[],
-            logging_steps=1,
-        ),
+        args=trl.DPOConfig(output_dir=str(tmp_path / "trl"), **ONE_STEP),
         train_dataset=load_dataset(str(tmp_path / "out"), split="train"),
         processing_class=AutoTokenizer.from_pretrained(model),
     )
@@ -83,15 +81,7 @@ def test_trl_takes_an_sft_step_on_exported_examples(
     model = tiny_recipe.parent / "model"
     trainer = trl.SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
-        args=trl.SFTConfig(
-            output_dir=str(tmp_path / "trl"),
-            max_steps=1,
-            per_device_train_batch_size=2,
-            bf16=False,
-            use_cpu=True,
-            report_to=[],
-            logging_steps=1,
-        ),
+        args=trl.SFTConfig(output_dir=str(tmp_path / "trl"), **ONE_STEP),
         train_dataset=load_dataset(str(tmp_path / "out"), split="train"),
         processing_class=AutoTokenizer.from_pretrained(model),
     )

@@ -11,12 +11,10 @@ from typing import Any
 
 import jinja2
 import yaml
-from markupsafe import Markup
 from pydantic import TypeAdapter, ValidationError
 
 from selfalign.config import Recipe
 from selfalign.evaluation.results import LABELS
-from selfalign.report import text
 from selfalign.report.benchmarks import as_markdown, evaluation_page
 from selfalign.report.concerns import grouped
 from selfalign.report.gains import read_benchmarks
@@ -25,6 +23,7 @@ from selfalign.report.problems import Problems
 from selfalign.report.read import check_outputs, finished_stages
 from selfalign.report.rlcd import rlcd_page
 from selfalign.report.self_rewarding import self_rewarding_page
+from selfalign.report.templating import environment_of
 from selfalign.runs.events import read_events
 from selfalign.runs.files import write_text
 
@@ -82,23 +81,9 @@ def write_report(root: Path, problems: Problems | None = None) -> Path:
 
 @cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("selfalign.report"),
-        autoescape=True,
-        finalize=_readable,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for function in (text.duration, text.moment, text.plural, text.share, text.whole, text.words_of):
-        environment.filters[function.__name__] = function
+    environment = environment_of("selfalign.report")
     environment.filters["benchmark"] = lambda task: LABELS.get(task, task)
     return environment
-
-
-def _readable(value: object) -> object:
-    """Make whatever a template shows readable, except for what a template made or left out."""
-    return value if isinstance(value, Markup | jinja2.Undefined) else text.readable(str(value))
 
 
 def _object(path: Path, problems: Problems, *, begun: bool) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def head_to_head_problem(recipe: EvaluationRecipe) -> str | None:
         return "compares the models of a run, and this is one model: give a run directory"
     if recipe.judge is None:
         return "needs a judge: give --judge MODEL, or judge.endpoint in a recipe"
-    file = _file(recipe)
+    file = held_out_file(recipe)
     return None if file.is_file() else f"{file} is missing: the run holds out no prompts yet"
 
 
@@ -37,7 +37,7 @@ def answer_held_out(run: Run[EvaluationRecipe], name: str, model: Artifact) -> A
     Writes:
         <name>/head_to_head_answers.jsonl
     """
-    file = _file(run.recipe)
+    file = held_out_file(run.recipe)
     data = Artifact(file, hash_file(file))
     return answer_prompts(run, name, model, "head_to_head", held_out_prompts(run.recipe), data)
 
@@ -91,7 +91,7 @@ def compare_models(run: Run[EvaluationRecipe], name: str, answers: Mapping[str, 
 
 def held_out_prompts(recipe: EvaluationRecipe) -> dict[str, Messages]:
     """Return the prompts that the run held out from training, by id; as many as the limit allows."""
-    file = _file(recipe)
+    file = held_out_file(recipe)
     rows: list[RankedPrompt] | list[Prompt]
     with file.open(encoding="utf-8") as lines:
         ranked = '"replies"' in next(lines, "")
@@ -99,7 +99,8 @@ def held_out_prompts(recipe: EvaluationRecipe) -> dict[str, Messages]:
     return {row.prompt_id: row.messages for row in rows[: recipe.limit]}
 
 
-def _file(recipe: EvaluationRecipe) -> Path:
+def held_out_file(recipe: EvaluationRecipe) -> Path:
+    """Return where a run keeps the prompts that it held out from training."""
     return Path(recipe.of_run or "") / "data" / "held_out.jsonl"
 
 

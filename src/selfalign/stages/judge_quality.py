@@ -25,6 +25,7 @@ from selfalign.stages.common import plain
 from selfalign.stages.data import content_of, location_of
 from selfalign.stages.eft import judged_replies
 from selfalign.stages.grader import Judged
+from selfalign.stages.head_to_head import held_out_file
 from selfalign.stages.judge import judge, judge_cost, judge_outputs, judge_settings
 
 VERSION = 1
@@ -45,7 +46,7 @@ def judge_quality_problem(recipe: EvaluationRecipe) -> str | None:
     if recipe.ranked is None:
         if recipe.of_run is None:
             return "needs ranked replies: give ranked.paths='[FILE]', or a run that held some out"
-        file = _held_out(recipe)
+        file = held_out_file(recipe)
         if not file.is_file():
             return f"{file} is missing: the run holds out no prompts yet; or give ranked.paths='[FILE]'"
         with file.open(encoding="utf-8") as lines:
@@ -157,7 +158,7 @@ def _plain_share(value: float | None, n: int) -> Measure:
 def _ranked(recipe: EvaluationRecipe) -> list[RankedPrompt]:
     """Return the ranked prompts, as many as the limit allows."""
     if recipe.ranked is None:
-        return list(read_rows(_held_out(recipe), RankedPrompt))[: recipe.limit]
+        return list(read_rows(held_out_file(recipe), RankedPrompt))[: recipe.limit]
     prompts: dict[str, RankedPrompt] = {}
     for path in recipe.ranked.paths:
         found, _ = read_ranked(
@@ -170,13 +171,9 @@ def _ranked(recipe: EvaluationRecipe) -> list[RankedPrompt]:
 
 def _content(recipe: EvaluationRecipe) -> str:
     if recipe.ranked is None:
-        return content_of(str(_held_out(recipe)), "ranked")
+        return content_of(str(held_out_file(recipe)), "ranked")
     contents = [content_of(path, "ranked") for path in recipe.ranked.paths]
     return hash_json([plain(recipe.ranked) | {"paths": contents}])
-
-
-def _held_out(recipe: EvaluationRecipe) -> Path:
-    return Path(recipe.of_run or "") / "data" / "held_out.jsonl"
 
 
 def _is_missing(path: str) -> bool:

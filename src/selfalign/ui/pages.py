@@ -8,6 +8,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from selfalign.report import text
+from selfalign.report.templating import environment_of
 
 
 def render(template: str, **shown: Any) -> str:
@@ -32,23 +33,10 @@ def address(*parts: str, **query: object) -> Markup:
 
 @cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("selfalign.ui"),
-        autoescape=True,
-        finalize=_readable,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for function in (text.duration, text.moment, text.plural, text.whole, text.words_of, text.share):
-        environment.filters[function.__name__] = function
+    environment = environment_of("selfalign.ui")
     environment.filters |= {"number": _number, "exact": escape}
     environment.globals |= {"address": address, "LIMIT": text.LIMIT}
     return environment
-
-
-def _readable(value: object) -> object:
-    return value if isinstance(value, Markup | jinja2.Undefined) else text.readable(str(value))
 
 
 def _number(value: float | None) -> str:
