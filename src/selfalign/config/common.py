@@ -271,7 +271,8 @@ class BaseRecipe(Section):
     """Keys that every recipe has."""
 
     preset: str | None = None
-    """Published numbers that this recipe starts from: `paper` or `autoalign`."""
+    """Published numbers that this recipe starts from: `paper` or `autoalign`; of an evaluation the benchmarks
+    of a published table, `rlcd` or `self_rewarding`."""
     seed: int = 0
     """Root of all random seeds."""
     policy: Policy = Policy()
