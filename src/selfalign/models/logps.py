@@ -35,8 +35,6 @@ class CompletionLogps(torch.nn.Module):
         self.train(model.training)
         self._inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._finish = _finish(self._inner.config)
-        positions = getattr(self._inner.config.get_text_config(), "max_position_embeddings", None)
-        self._last_position = (positions or 2**31) - 1
         self.not_packed: str | None = None
         if tried:
             self.not_packed = self._try_packing()
@@ -89,8 +87,7 @@ class CompletionLogps(torch.nn.Module):
 
         hidden = self._inner.get_decoder()(
             input_ids=tensor(row.ids)[None],
-            # Nothing follows the last token of a sequence that is one too long, so any position will do.
-            position_ids=tensor(row.positions)[None].clamp(max=self._last_position),
+            position_ids=tensor(row.positions)[None],
             use_cache=False,
             branches=row.branches,
             **told,

@@ -4,6 +4,9 @@ A pair repeats its prompt, the judgments of a candidate repeat the whole judge p
 shared token stands once, and every sequence sees the tokens on its own path from the root alone, at the
 positions they would have if it stood by itself. So the row gives what the sequences give one by one.
 
+The last token of a sequence predicts nothing, so it is a target alone and takes no place. Six scores to
+choose from, a token each, cost their prompt and no more.
+
 Source: the prefix sharing of preference pairs is that of 2410.20305; here any prefix is shared, of any
 number of sequences.
 """
@@ -33,6 +36,11 @@ class TokenSequence:
     def ids(self) -> tuple[int, ...]:
         """Return the prompt and the completion."""
         return self.prompt + self.completion
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """Return the tokens that predict one: all but the last."""
+        return self.ids[:-1]
 
 
 @dataclass(frozen=True)
@@ -81,15 +89,14 @@ def pack(sequences: Sequence[TokenSequence]) -> PackedRow:
     ids: list[int] = []
     positions: list[int] = []
     branches: list[Branch] = []
-    slots: dict[int, int] = {}  # place of a target in the row: its number
-    sources: list[int] = []
+    slots: dict[tuple[int, int], int] = {}  # what predicts a target, and its token: its number
     terms: list[list[int]] = [[] for _ in sequences]
     path: list[int] = []  # places in the row of the sequence before
     for number in sorted(range(len(sequences)), key=lambda i: sequences[i].ids):
         sequence = sequences[number]
         if not sequence.prompt:
             raise ValueError("a sequence without a prompt: nothing predicts its first token")
-        tokens = sequence.ids
+        tokens = sequence.inputs
         shared = _common(tokens, [ids[place] for place in path])
         start = len(ids)
         ids += tokens[shared:]
@@ -97,18 +104,14 @@ def pack(sequences: Sequence[TokenSequence]) -> PackedRow:
         path = path[:shared] + list(range(start, len(ids)))
         if len(ids) > start:
             branches.append(Branch(start, len(ids), _ranges(path[:shared])))
-        for depth in range(len(sequence.prompt), len(tokens)):
-            place = path[depth]
-            if place not in slots:
-                slots[place] = len(slots)
-                sources.append(path[depth - 1])
-            terms[number].append(slots[place])
+        for source, token in zip(path[len(sequence.prompt) - 1 :], sequence.completion, strict=True):
+            terms[number].append(slots.setdefault((source, token), len(slots)))
     return PackedRow(
         ids=ids,
         positions=positions,
         branches=tuple(branches),
-        sources=sources,
-        targets=[ids[place] for place in slots],
+        sources=[source for source, _ in slots],
+        targets=[token for _, token in slots],
         terms=list(chain.from_iterable(terms)),
         owners=[number for number, own in enumerate(terms) for _ in own],
     )
@@ -152,7 +155,7 @@ def _cost(ordered: Sequence[tuple[int, ...]], before: tuple[int, ...]) -> int:
     """Return the tokens that sequences in lexicographic order add to a row that ends with another."""
     added = 0
     for tokens in ordered:
-        added += len(tokens) - _common(tokens, before)
+        added += len(tokens) - 1 - _common(tokens[:-1], before[:-1])
         before = tokens
     return added
 

@@ -28,8 +28,8 @@ EVERY_CASE = [
 
 
 def prefixes(sequences: list[TokenSequence]) -> list[tuple[int, ...]]:
-    """The nodes of the trie of the sequences."""
-    return sorted({s.ids[: size + 1] for s in sequences for size in range(len(s))})
+    """The nodes of the trie of the sequences without their last tokens, which predict nothing."""
+    return sorted({s.ids[: size + 1] for s in sequences for size in range(len(s) - 1)})
 
 
 def paths_of(row: PackedRow) -> list[list[int]]:
@@ -56,7 +56,7 @@ def test_branches_cut_the_row_into_stretches(sequences: list[TokenSequence]):
 
 @given(ROWS)
 @example(EVERY_CASE)
-def test_every_prefix_of_every_sequence_stands_once_on_a_path_of_its_own(sequences: list[TokenSequence]):
+def test_every_prefix_that_predicts_a_token_stands_once_on_a_path_of_its_own(sequences: list[TokenSequence]):
     row = pack(sequences)
     paths = paths_of(row)
     assert sorted(tuple(row.ids[place] for place in path) for path in paths) == prefixes(sequences)
@@ -112,22 +112,29 @@ def test_packed_tokens_are_the_length_of_the_row(sequences: list[TokenSequence])
 
 
 def test_a_pair_by_hand():
-    """Prompt 7 8, completions 5 6 9 and 5 4: the row is 7 8 5 4 | 6 9, the second branch after 7 8 5."""
+    """Prompt 7 8, completions 5 6 9 and 5 4: the row is 7 8 5 | 6; 4 and 9 are targets alone."""
     row = pack([TokenSequence((7, 8), (5, 6, 9)), TokenSequence((7, 8), (5, 4))])
-    assert row.ids == [7, 8, 5, 4, 6, 9]
-    assert row.positions == [0, 1, 2, 3, 3, 4]
+    assert row.ids == [7, 8, 5, 6]
+    assert row.positions == [0, 1, 2, 3]
     assert [(branch.start, branch.end, branch.shared) for branch in row.branches] == [
-        (0, 4, ()),
-        (4, 6, ((0, 3),)),
+        (0, 3, ()),
+        (3, 4, ((0, 3),)),
     ]
-    assert list(zip(row.sources, row.targets, strict=True)) == [(1, 5), (2, 4), (2, 6), (4, 9)]
+    assert list(zip(row.sources, row.targets, strict=True)) == [(1, 5), (2, 4), (2, 6), (3, 9)]
     assert row.terms == [0, 2, 3, 0, 1]
     assert row.owners == [0, 0, 0, 1, 1]
 
 
+def test_choices_of_one_token_cost_their_prompt_alone():
+    row = pack([TokenSequence((7, 8), (choice,)) for choice in range(6)])
+    assert row.ids == [7, 8]
+    assert len(row.branches) == 1
+    assert list(zip(row.sources, row.targets, strict=True)) == [(1, choice) for choice in range(6)]
+
+
 def test_a_path_can_lead_over_several_stretches():
     """1 2 | 3 4 5 | 6: the third sequence shares 1, which it finds before a stretch that is not its own."""
-    row = pack([TokenSequence((1,), (2, 2)), TokenSequence((1,), (2, 3, 3)), TokenSequence((1,), (2, 3, 4))])
+    row = pack([TokenSequence((1,), completion) for completion in [(2, 2, 0), (2, 3, 3, 0), (2, 3, 4, 0)]])
     assert row.ids == [1, 2, 2, 3, 3, 4]
     assert [branch.shared for branch in row.branches] == [(), ((0, 2),), ((0, 2), (3, 4))]
 
@@ -206,17 +213,17 @@ def test_items_that_share_a_prompt_come_one_after_another(
 
 
 def test_judgments_of_one_prompt_share_it_in_a_batch_of_their_own():
-    """Three prompts of 50 tokens, four answers of 5 each, given in turn: 70 tokens a prompt."""
+    """Three prompts of 50 tokens, four answers of 5 each and an end, given in turn: 70 tokens a prompt."""
     prompts = [tuple(ids) for ids in np.random.default_rng(0).integers(3, 99, (3, 50)).tolist()]
-    items = [(TokenSequence(prompt, (100 + answer,) * 5),) for answer in range(4) for prompt in prompts]
+    items = [(TokenSequence(prompt, (100 + answer,) * 6),) for answer in range(4) for prompt in prompts]
     batches = batches_of(items, 70)
     assert [size_of(batch) for batch in batches] == [70, 70, 70]
     assert [len({item[0].prompt for item in batch}) for batch in batches] == [1, 1, 1]
 
 
 def apart(sizes: list[int]) -> list[Item]:
-    """Items that share nothing."""
-    return [(TokenSequence((100 + number,), (1,) * (size - 1)),) for number, size in enumerate(sizes)]
+    """Items that share nothing; the last token of each takes no place."""
+    return [(TokenSequence((100 + number,), (1,) * size),) for number, size in enumerate(sizes)]
 
 
 @pytest.mark.parametrize(
