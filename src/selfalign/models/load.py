@@ -1,5 +1,8 @@
 """Loading models and tokenizers: safetensors only, no remote code, adapters included."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +114,8 @@ def load_adapter(
     if not base.is_dir():
         raise ModelError(f"{path}: its base {base} is not there; restore it or edit adapter_config.json")
     model = load_model(base, policy, dtype, dropout=dropout)
-    return PeftModel.from_pretrained(model, path, is_trainable=trainable)
+    with _quiet_peft():
+        return PeftModel.from_pretrained(model, path, is_trainable=trainable)
 
 
 def load_trainable(path: Path, policy: Policy, lora: Lora | None, *, dropout: float) -> Any:
@@ -147,4 +151,13 @@ def add_adapter(model: Any, lora: Lora) -> Any:
         target_modules=targets if isinstance(targets, str) else list(targets),
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    with _quiet_peft():
+        return get_peft_model(model, config)
+
+
+@contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """Keep to ourselves that peft asks transformers for a property by its old name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield

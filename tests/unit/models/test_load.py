@@ -1,5 +1,6 @@
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,13 @@ def test_full_training_holds_its_weights_in_float32_whatever_the_precision(
     policy = tiny_policy.model_copy(update={"precision": precision})
     loaded = load_trainable(tiny_model, policy, None, dropout=0.0)
     assert all(p.dtype == torch.float32 and p.requires_grad for p in loaded.parameters())
+
+
+def test_adapters_raise_no_warnings_of_libraries(tiny_model: Path, tmp_path: Path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_trainable(tiny_model, Policy(), Lora(), dropout=0.0).save_pretrained(tmp_path)
+        load_trainable(tmp_path, Policy(), Lora(), dropout=0.0)
 
 
 def test_adapters_train_in_float32_over_a_frozen_base_in_the_computing_type(
