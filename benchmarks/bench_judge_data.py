@@ -106,9 +106,7 @@ def train_judge(
         start=start,
         policy=policy,
         settings=TRAIN,
-        dpo=None,
         data=(to / "examples.jsonl",),
-        reference=None,
         learning_rate=TRAIN.learning_rate,
         seed=0,
     )

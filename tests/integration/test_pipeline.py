@@ -240,6 +240,7 @@ def test_a_second_process_is_refused(command, tmp_path: Path):
         ["judge.method=expected", "pairs.near_best=0.5", "pairs.length_cost=0.01"],
         ["judge.method=expected_after_rationale", "judge.attacked_prompts=0"],
         ["judge.method=pairwise"],
+        ["eft={target: ranking, agreement: none, training: sequential}", "judge.method=expected"],
         ["dpo.train.validation={fraction: 0.2, every: 2}", "dpo.learning_rates=[1e-3]", "sft.dropout=0.1"],
     ],
     ids=[
@@ -249,6 +250,7 @@ def test_a_second_process_is_refused(command, tmp_path: Path):
         "expected",
         "after-rationale",
         "pairwise",
+        "ranking",
         "validation",
     ],
 )  # fmt: skip

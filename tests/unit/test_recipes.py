@@ -190,6 +190,9 @@ def test_every_problem_is_told_at_once():
     assert "seed: Input should be a valid integer" in str(caught.value)
 
 
+RANKING = ["judge.method=expected", "eft={target: ranking, agreement: none, training: sequential}"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -223,6 +226,14 @@ def test_every_problem_is_told_at_once():
             ["method=rlcd", "judge={samples: 3, sampling: {temperature: 0}}"],
             "judge: sampling.temperature is 0: greedy samples",
         ),
+        (["eft.target=ranking"], "eft.target: ranking trains expected scores; set judge.method: expected"),
+        (
+            [*RANKING, "judge.model=other", "judge.samples=1"],
+            "eft.target: ranking trains the policy to judge, but the recipe names another judge",
+        ),
+        ([*RANKING, "eft.agreement=ranking"], "from all ranked replies, after IFT; set eft.agreement: none"),
+        ([*RANKING, "eft.training=joint"], "after IFT; set eft.training: sequential"),
+        ([*RANKING, "eft.max_length_correlation=0.5"], "set eft.max_length_correlation: null"),
         (["method=rlcd", "contrast.samples=2"], "contrast: sampling.temperature is 0: greedy samples"),
         (["method=rlcd", "dpo.train.min_learning_rate=1"], "dpo.train: min_learning_rate is above"),
         (["method=rlcd", "engine.script=rules.toml"], "engine.script is for engine.kind: scripted"),

@@ -21,7 +21,7 @@ from selfalign.config.common import (
 )
 from selfalign.config.evaluation import BenchmarkJudge, EvaluationRecipe
 from selfalign.config.rlcd import RLCDRecipe
-from selfalign.config.self_rewarding import SelfRewardingRecipe
+from selfalign.config.self_rewarding import Ranking, SelfRewardingRecipe
 
 Recipe = SelfRewardingRecipe | RLCDRecipe | EvaluationRecipe
 
@@ -36,6 +36,7 @@ __all__ = [
     "Lora",
     "Policy",
     "RLCDRecipe",
+    "Ranking",
     "Recipe",
     "Requests",
     "Sampling",

@@ -201,6 +201,11 @@ class Judge(Section):
     sampling: Sampling = Sampling(max_new_tokens=256)
 
     @property
+    def score_start(self) -> str:
+        """Return the words behind which a score is expected, where nothing is decoded."""
+        return self.reply_start or "Score:"
+
+    @property
     def calls(self) -> int:
         """Return how often a text is judged: once where its score is a mean over probabilities."""
         return self.samples if self.method == "sampled" else 1

@@ -55,19 +55,33 @@ class Data(Section):
     ranked: RankedData = RankedData()
 
 
+class Ranking(Section):
+    """Learning the human order of a prompt's replies by their expected scores."""
+
+    longer_worse_weight: Annotated[float, Field(gt=0)] = 1.0
+    """Weight of a pair whose longer reply people liked less, where any other pair weighs 1. Labels favour
+    length; a judge that is to see more than that needs more than 1."""
+    score_weight: NonNegative = 0.2
+    """Weight of a reply's human score beside its pairs; it keeps the scores on the rubric's scale."""
+    replies: Annotated[int, Field(ge=2)] = 6
+    """Replies of a prompt compared at once, at most; those of longer rankings are dealt into parts."""
+
+
 class EFT(Section):
     """Evaluation fine-tuning: teaching the model to judge. Source: 2401.10020, section 2.1 and 3.1."""
 
     agreement: Rule = "ranking"
     """Keep a prompt whose whole ranking agrees with the human one, or (per_reply) each reply whose place
     does, or (none, for target: score) every reply, so that the baseline need not judge any."""
-    target: Target = "rationale"
-    """Learn the judge's own rationale and score, or a score line made of the human label or place."""
+    target: Target | Literal["ranking"] = "rationale"
+    """Learn the judge's own rationale and score, or a score line made of the human label or place, or
+    (ranking) to give the better of two replies the higher expected score, from all ranked replies."""
+    ranking: Ranking = Ranking()
     spread: Spread = "label"
     """Score of target: score: the label times five, or `even`, its place among all labels, so that all scores
     are as frequent."""
     balance_scores: bool = True
-    """Down-sample the most common score to the next most common."""
+    """Down-sample the most common score of the examples to the next most common."""
     max_length_correlation: Fraction | None = None
     """Drop examples until score and length of the judged reply are correlated no more than this; null drops
     none. People's labels favour length, and 0.02 leaves a judge nothing to learn from it."""
@@ -266,6 +280,8 @@ class SelfRewardingRecipe(BaseRecipe):
                 f"eft.target: rationale learns whole judgments, and judge.method: {self.judge.method} leaves "
                 "their score open; set eft.target: score"
             )
+        if self.eft.target == "ranking":
+            self._check_ranking()
         if self.eft.target == "rationale" and self.eft.agreement == "none":
             raise ValueError("eft.agreement: none keeps wrong judgments too; it is for eft.target: score")
         if self.eft.target == "rationale" and self.eft.spread != "label":
@@ -275,3 +291,21 @@ class SelfRewardingRecipe(BaseRecipe):
             if sampling.temperature == 0:
                 raise ValueError(f"{name}.sampling.temperature is 0: greedy samples would all be the same")
         return self
+
+    def _check_ranking(self) -> None:
+        """Refuse settings that learning a ranking has no use for.
+
+        Raises:
+            ValueError: There is one.
+        """
+        if self.judge.method != "expected":
+            raise ValueError("eft.target: ranking trains expected scores; set judge.method: expected")
+        if self.judge.is_fixed:
+            raise ValueError(
+                "eft.target: ranking trains the policy to judge, but the recipe names another judge"
+            )
+        needed = {"agreement": "none", "training": "sequential", "max_length_correlation": None}
+        for key, value in needed.items():
+            if getattr(self.eft, key) != value:
+                why = "eft.target: ranking learns from all ranked replies, after IFT"
+                raise ValueError(f"{why}; set eft.{key}: {'null' if value is None else value}")

@@ -32,10 +32,13 @@ def self_rewarding(run: Run[SelfRewardingRecipe]) -> None:
     else:
         baseline = stages.train_sft(run, "sft", base, [data.ift], recipe.sft)
         stages.evaluate_judge(run, "sft", baseline, data.held_out)
-        judgments = stages.judge_ranked(run, baseline, data.ranked)
-        eft = stages.build_eft(run, data.ranked, judgments)
-        start, examples = (base, [data.ift, eft]) if recipe.eft.training == "joint" else (baseline, [eft])
-        policy = stages.train_sft(run, "eft", start, examples, recipe.eft.train)
+        if recipe.eft.target == "ranking":
+            policy = stages.train_ranking(run, baseline, data.ranked)
+        else:
+            judgments = stages.judge_ranked(run, baseline, data.ranked)
+            eft = stages.build_eft(run, data.ranked, judgments)
+            start, examples = (base, [data.ift, eft]) if recipe.eft.training == "joint" else (baseline, [eft])
+            policy = stages.train_sft(run, "eft", start, examples, recipe.eft.train)
     quality = stages.evaluate_judge(run, "eft", policy, data.held_out)  # M1
 
     earlier: list[Artifact] = []

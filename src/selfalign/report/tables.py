@@ -225,7 +225,14 @@ def data_counts(stages: Mapping[str, Manifest]) -> list[Group]:
 
 
 def eft_counts(stages: Mapping[str, Manifest]) -> list[Group]:
-    """Return what became of the SFT baseline's judgments of ranked replies, in one column."""
+    """Return what the judge learns from, in one column: rankings, or what became of judgments."""
+    trained = stages.get("eft/train")
+    if trained is not None and "rankings" in trained["figures"]:
+        cells = (
+            count_row("rankings to learn from", [trained], lambda m: whole(m["figures"]["rankings"])),
+            count_row("replies too long", [trained], lambda m: whole(m["figures"]["too_long"])),
+        )
+        return [Group("Ranked prompts", cells)]
     examples = [stages.get("eft/examples")]
     return [
         judgment_counts([stages.get("eft/judgments")]),

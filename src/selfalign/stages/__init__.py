@@ -20,6 +20,7 @@ from selfalign.stages.models import models_to_measure
 from selfalign.stages.pairs import make_pairs
 from selfalign.stages.preference import compare_outputs, evaluate_preference
 from selfalign.stages.prompt_data import read_prompts
+from selfalign.stages.ranking import train_ranking
 from selfalign.stages.sft import train_sft
 from selfalign.stages.strength import measure_strength
 
@@ -52,5 +53,6 @@ __all__ = [
     "read_prompts",
     "sample_candidates",
     "train_dpo",
+    "train_ranking",
     "train_sft",
 ]

@@ -80,7 +80,8 @@ def build_eft(run: Run[SelfRewardingRecipe], ranked: Artifact, judgments: Artifa
     Raises:
         NothingToTrainError: No judgment agrees.
     """
-    settings = run.recipe.eft
+    settings, target = run.recipe.eft, run.recipe.eft.target
+    assert target != "ranking"  # noqa: S101 -- a ranking needs no examples
     stage = Stage(
         name="eft/examples",
         version=VERSION,
@@ -107,7 +108,7 @@ def build_eft(run: Run[SelfRewardingRecipe], ranked: Artifact, judgments: Artifa
             [] if judgments is None else read_rows(judgments.path, Judgment),
             asked,
             rule=settings.agreement,
-            target=settings.target,
+            target=target,
             spread=settings.spread,
         )
         examples, dropped = selection.examples, selection.dropped

@@ -72,8 +72,8 @@ class Grader:
             case "sampled":
                 yield from self._sampled(self._engine, tasks)
             case "expected":
-                start = self._settings.reply_start or "Score:"
-                yield from self._expected(self._engine, tasks, dict.fromkeys(tasks, start))
+                starts = dict.fromkeys(tasks, self._settings.score_start)
+                yield from self._expected(self._engine, tasks, starts)
             case "pairwise":
                 raise ValueError("texts are not graded one by one where they are compared")
             case "expected_after_rationale":

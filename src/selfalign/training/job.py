@@ -1,15 +1,16 @@
 """One training as plain values, so that it can be done here or by several processes."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from selfalign.config import DPO, Policy, Tracker, Train
 from selfalign.errors import NothingToTrainError
-from selfalign.records import PreferencePair, Record, SFTExample
+from selfalign.records import PreferencePair, RankedPrompt, Record, SFTExample
 from selfalign.runs import Work
 from selfalign.runs.files import read_rows
 from selfalign.training.dpo import ReferenceLogps, dpo_objective, tokenize_pairs
 from selfalign.training.group import Group
+from selfalign.training.ranking import RankingTask, ranking_objective, tokenize_rankings
 from selfalign.training.session import TrainingSession
 from selfalign.training.sft import sft_objective, tokenize_examples
 from selfalign.training.tracking import tracking
@@ -23,16 +24,23 @@ class TrainingJob(Record):
     """Model directory to start from."""
     policy: Policy
     settings: Train
-    dpo: DPO | None
-    """The preference loss; `None` for supervised fine-tuning."""
+    dpo: DPO | None = None
+    """The preference loss, for pairs."""
+    ranking: RankingTask | None = None
+    """How a judge is asked, for ranked prompts. Without either it is supervised fine-tuning on examples."""
     data: tuple[Path, ...]
-    """Files of examples; one file of pairs for a preference loss."""
-    reference: Path | None
+    """Files of examples; one file of pairs or of ranked prompts."""
+    reference: Path | None = None
     """Reference log-probabilities of the pairs."""
     learning_rate: float
     """Highest rate."""
     seed: int
     report_to: tuple[Tracker, ...] = ()
+
+    @property
+    def kind(self) -> Literal["examples", "pairs", "rankings"]:
+        """Return what it is trained on."""
+        return "rankings" if self.ranking is not None else "examples" if self.dpo is None else "pairs"
 
 
 def do(job: TrainingJob, work: Work, group: Group) -> dict[str, Any]:
@@ -45,22 +53,27 @@ def do(job: TrainingJob, work: Work, group: Group) -> dict[str, Any]:
     with TrainingSession(job.start, job.policy, job.settings, group) as session:
         items, too_long, objective = _prepared(job, session)
         length = session.max_length
+        units = "ranked replies" if job.kind == "rankings" else job.kind
         if not items:
             raise NothingToTrainError(
-                f"{work.stage}: none of {too_long} examples fits into {length} tokens; raise max_length of "
+                f"{work.stage}: none of {too_long} {units} fits into {length} tokens; raise max_length of "
                 "this training"
             )
         if too_long:
-            work.warn(f"{too_long} of {too_long + len(items)} are longer than {length} tokens: skipped")
+            work.warn(f"{too_long} {units} longer than {length} tokens are skipped")
         told = job.report_to if group.rank == 0 else ()
         settings = job.settings.model_dump() | {"learning_rate": job.learning_rate, "seed": job.seed}
         with tracking(told, work.stage, work.directory.parent, settings) as report:
             figures = session.train(work, items, objective, job.learning_rate, job.seed, report)
-    return {"examples" if job.dpo is None else "pairs": len(items), "too_long": too_long, **figures}
+    return {job.kind: len(items), "too_long": too_long, **figures}
 
 
 def _prepared(job: TrainingJob, session: TrainingSession) -> tuple[list[Any], int, Objective[Any]]:
-    """Return the items that fit, how many do not, and the objective."""
+    """Return the items that fit, how many examples, pairs or ranked replies do not, and the objective."""
+    if job.ranking is not None:
+        prompts = [row for path in job.data for row in read_rows(path, RankedPrompt)]
+        objective = ranking_objective(session.chat, job.ranking)
+        return *tokenize_rankings(prompts, session.chat, job.ranking, session.max_length), objective
     if job.dpo is None:
         examples = (row for path in job.data for row in read_rows(path, SFTExample))
         return *tokenize_examples(examples, session.chat, session.max_length), sft_objective()

@@ -38,7 +38,7 @@ class Objective(Generic[T]):
     """What is trained for: the sequences of an item, how much it weighs, and its loss."""
 
     sequences: Callable[[T], tuple[TokenSequence, ...]]
-    """Prompts and completions of an item; as many for every item."""
+    """Prompts and completions of an item."""
     weight: Callable[[T], float]
     """Share of the step's normaliser: a step's loss is the sum of losses over the sum of weights."""
     loss: Callable[[Tensor, Sequence[T]], tuple[Tensor, dict[str, float]]]
