@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from selfalign.judging import mean_rewards, representative
-from selfalign.records import Judgment, Messages, RankedPrompt, RankedReply, SFTExample, content_id
+from selfalign.records import (
+    JudgedReply,
+    Judgment,
+    Messages,
+    RankedPrompt,
+    RankedReply,
+    RankingExample,
+    SFTExample,
+    content_id,
+)
 
 Rule = Literal["ranking", "per_reply", "none"]
 Target = Literal["rationale", "score"]
@@ -217,6 +226,38 @@ def build_examples(
                 )
             )
     return EFTSelection(examples, dropped)
+
+
+def ranking_examples(
+    ranked: Sequence[RankedPrompt], judge_prompts: Mapping[str, Messages]
+) -> list[RankingExample]:
+    """Return every ranked prompt as the judge is asked about its replies, with `human_scores`, spread evenly.
+
+    Args:
+        ranked: Prompts with human-ranked replies.
+        judge_prompts: What the judge is asked about each reply, by `reply_id`.
+
+    Raises:
+        KeyError: A reply has no judge prompt.
+    """
+    scores = human_scores(ranked, spread="even")
+    return [
+        RankingExample(
+            prompt_id=prompt.prompt_id,
+            replies=tuple(
+                JudgedReply(
+                    reply_id=reply.reply_id,
+                    messages=judge_prompts[reply.reply_id],
+                    rank=reply.rank,
+                    score=scores[reply.reply_id],
+                    length=len(reply.text),
+                )
+                for reply in prompt.replies
+            ),
+            source=prompt.source,
+        )
+        for prompt in ranked
+    ]
 
 
 def human_scores(ranked: Sequence[RankedPrompt], *, spread: Spread, high: int = 5) -> dict[str, int]:

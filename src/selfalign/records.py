@@ -91,6 +91,28 @@ class SFTExample(Record):
     source: str
 
 
+class JudgedReply(Record):
+    """A human-ranked reply as a judge is asked about it."""
+
+    reply_id: str
+    messages: Messages
+    """The judge prompt."""
+    rank: int
+    """Place among the replies of the prompt, 0 the best; equal places are a human tie."""
+    score: int
+    """The human score, on the rubric's scale."""
+    length: int
+    """Characters of the reply."""
+
+
+class RankingExample(Record):
+    """A prompt's replies whose human order a judge is to learn."""
+
+    prompt_id: str
+    replies: tuple[JudgedReply, ...]
+    source: str
+
+
 class Completion(Record):
     """One sampled answer of the policy to a prompt: a candidate."""
 

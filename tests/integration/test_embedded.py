@@ -32,10 +32,14 @@ def test_the_embedded_model_goes_through_the_loop(tmp_path: Path, call):
     assert call("run", QUICKSTART, *overrides, "--run-dir", run_dir) == 0
     model = AutoModelForCausalLM.from_pretrained(run_dir / "iteration-1" / "model")
     tokenizer = AutoTokenizer.from_pretrained(run_dir / "iteration-1" / "model")
-    turns = [{"role": "user", "content": "What is the capital of France?"}]
+    turns = [
+        {"role": "user", "content": "What is the capital of France?"},
+        # The words to begin with are a coin's toss to this model, what it knows is not.
+        {"role": "assistant", "content": "The capital of France is"},
+    ]
     ids = tokenizer.apply_chat_template(
-        turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        turns, continue_final_message=True, return_tensors="pt", return_dict=True
     )
-    answer = model.generate(**ids, do_sample=False, max_new_tokens=12)[0][ids["input_ids"].shape[1] :]
-    assert "Paris" in tokenizer.decode(answer)
+    answer = model.generate(**ids, do_sample=False, max_new_tokens=1)[0][ids["input_ids"].shape[1] :]
+    assert tokenizer.decode(answer) == " Paris"
     assert read_json(run_dir / "eft" / "manifests" / "judgments.json")["figures"]["parse_rate"] > 0.3

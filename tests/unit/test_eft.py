@@ -17,6 +17,7 @@ from selfalign.eft import (
     build_examples,
     human_scores,
     normalised,
+    ranking_examples,
     score_counts,
     split_ranked,
 )
@@ -417,6 +418,20 @@ def test_without_a_label_the_even_score_is_the_place():
     scores = human_scores(prompts, spread="even")
     assert [scores[f"a/{number}"] for number in range(3)] == [5, 3, 1]
     assert [scores[f"b/{number}"] for number in range(2)] == [4, 1]
+
+
+def test_a_ranking_asks_about_every_reply_beside_what_people_said() -> None:
+    prompt = ranked_of([1, 0], qualities=[0.2, 0.9])
+    asked = {reply.reply_id: user(f"Grade {reply.text}") for reply in prompt.replies}
+    (ranking,) = ranking_examples([prompt], asked)
+    assert (ranking.prompt_id, ranking.source) == (prompt.prompt_id, prompt.source)
+    scores = human_scores([prompt], spread="even")
+    for judged, reply in zip(ranking.replies, prompt.replies, strict=True):
+        assert (judged.reply_id, judged.rank, judged.length) == (reply.reply_id, reply.rank, len(reply.text))
+        assert judged.messages == asked[reply.reply_id]
+        assert judged.score == scores[reply.reply_id]
+    with pytest.raises(KeyError):
+        ranking_examples([prompt], {})
 
 
 def test_asking_for_no_agreement_makes_an_example_of_every_reply_and_needs_no_judgment():

@@ -19,10 +19,10 @@ from transformers import DynamicCache
 
 from selfalign.config import Policy, Sampling
 from selfalign.engines.cache import ATTENTION, Rows, is_plain, join, keep
-from selfalign.engines.choices import Spelling, by_choice, spellings
 from selfalign.engines.protocol import Choice, ChoiceRequest, Generation, GenerationRequest
 from selfalign.engines.sampling import sample
 from selfalign.models.attention import NAME
+from selfalign.models.choices import Spelling, by_choice, spellings
 from selfalign.models.load import compute_dtype, load_chat, load_model, pick_device
 from selfalign.models.logps import CompletionLogps
 from selfalign.models.packing import TokenSequence, micro_batches

@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, Field
 
 from selfalign.config import Endpoint, Policy, Sampling, Serve
-from selfalign.engines.choices import by_choice, spellings
 from selfalign.engines.http import Client, RefusedError, Session
 from selfalign.engines.protocol import Choice, ChoiceRequest, Engine, Generation, GenerationRequest
 from selfalign.engines.serving import NAME, Server
 from selfalign.errors import ServerError
 from selfalign.models.chat import Chat
+from selfalign.models.choices import by_choice, spellings
 from selfalign.models.load import load_chat
 from selfalign.models.merge import merge_adapter
 from selfalign.records import Messages

@@ -33,7 +33,8 @@ def self_rewarding(run: Run[SelfRewardingRecipe]) -> None:
         baseline = stages.train_sft(run, "sft", base, [data.ift], recipe.sft)
         stages.evaluate_judge(run, "sft", baseline, data.held_out)
         if recipe.eft.target == "ranking":
-            policy = stages.train_ranking(run, baseline, data.ranked)
+            rankings = stages.build_rankings(run, data.ranked)
+            policy = stages.train_ranking(run, baseline, rankings)
         else:
             judgments = stages.judge_ranked(run, baseline, data.ranked)
             eft = stages.build_eft(run, data.ranked, judgments)

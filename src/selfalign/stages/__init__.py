@@ -20,7 +20,7 @@ from selfalign.stages.models import models_to_measure
 from selfalign.stages.pairs import make_pairs
 from selfalign.stages.preference import compare_outputs, evaluate_preference
 from selfalign.stages.prompt_data import read_prompts
-from selfalign.stages.ranking import train_ranking
+from selfalign.stages.ranking import build_rankings, train_ranking
 from selfalign.stages.sft import train_sft
 from selfalign.stages.strength import measure_strength
 
@@ -32,6 +32,7 @@ __all__ = [
     "attack_judge",
     "base_model",
     "build_eft",
+    "build_rankings",
     "compare_outputs",
     "complete_contrasts",
     "draw_principles",

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from selfalign.config import DPO, Policy, Tracker, Train
 from selfalign.errors import NothingToTrainError
-from selfalign.records import PreferencePair, RankedPrompt, Record, SFTExample
+from selfalign.records import PreferencePair, RankingExample, Record, SFTExample
 from selfalign.runs import Work
 from selfalign.runs.files import read_rows
 from selfalign.training.dpo import ReferenceLogps, dpo_objective, tokenize_pairs
@@ -27,9 +27,9 @@ class TrainingJob(Record):
     dpo: DPO | None = None
     """The preference loss, for pairs."""
     ranking: RankingTask | None = None
-    """How a judge is asked, for ranked prompts. Without either it is supervised fine-tuning on examples."""
+    """What a judge chooses from, for rankings. Without either it is supervised fine-tuning on examples."""
     data: tuple[Path, ...]
-    """Files of examples; one file of pairs or of ranked prompts."""
+    """Files of examples; one file of pairs or of rankings."""
     reference: Path | None = None
     """Reference log-probabilities of the pairs."""
     learning_rate: float
@@ -71,9 +71,9 @@ def do(job: TrainingJob, work: Work, group: Group) -> dict[str, Any]:
 def _prepared(job: TrainingJob, session: TrainingSession) -> tuple[list[Any], int, Objective[Any]]:
     """Return the items that fit, how many examples, pairs or ranked replies do not, and the objective."""
     if job.ranking is not None:
-        prompts = [row for path in job.data for row in read_rows(path, RankedPrompt)]
+        rankings = (row for path in job.data for row in read_rows(path, RankingExample))
         objective = ranking_objective(session.chat, job.ranking)
-        return *tokenize_rankings(prompts, session.chat, job.ranking, session.max_length), objective
+        return *tokenize_rankings(rankings, session.chat, job.ranking, session.max_length), objective
     if job.dpo is None:
         examples = (row for path in job.data for row in read_rows(path, SFTExample))
         return *tokenize_examples(examples, session.chat, session.max_length), sft_objective()

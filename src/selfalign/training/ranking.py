@@ -4,7 +4,7 @@ What is trained is what `judge.method: expected` reads, the mean over the probab
 the start of a reply, so the model does not learn to say a score where it should answer.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,22 +12,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfalign.config import Ranking
-from selfalign.eft import human_scores
-from selfalign.engines.choices import Spelling, spellings
-from selfalign.judging import SCORES, judge_messages
 from selfalign.models.chat import Chat
+from selfalign.models.choices import Spelling, spellings
 from selfalign.models.packing import TokenSequence
-from selfalign.records import RankedPrompt, RankedReply, Record
+from selfalign.records import JudgedReply, RankingExample, Record
 from selfalign.training.trainer import Objective
 
 
 class RankingTask(Record):
-    """What a judge is asked, and how its order is compared with that of people."""
+    """What a judge chooses its scores from, and how its order is compared with that of people."""
 
-    rubric: str
-    """Template text."""
     reply_start: str
     """What stands before the score."""
+    scores: tuple[str, ...]
+    """How the scores are written, 0 first."""
     settings: Ranking
 
 
@@ -52,23 +50,21 @@ class RankedTokens:
 
 
 def tokenize_rankings(
-    prompts: Sequence[RankedPrompt], chat: Chat, task: RankingTask, max_length: int
+    examples: Iterable[RankingExample], chat: Chat, task: RankingTask, max_length: int
 ) -> tuple[list[RankedTokens], int]:
-    """Return the prompts of which two replies fit that people did not tie, and how many replies did not fit.
+    """Return the examples of which two replies fit that people did not tie, and how many replies did not fit.
 
-    A prompt with many replies makes several items, whose replies are not compared with each other: all
+    An example with many replies makes several items, whose replies are not compared with each other: all
     replies of an item are in memory at once.
     """
-    human = human_scores(prompts, spread="even", high=len(SCORES) - 1)
-    spelled = spellings(chat, task.reply_start, SCORES)
+    spelled = spellings(chat, task.reply_start, task.scores)
     longest = max(len(ids) for _, ids in spelled)
     items: list[RankedTokens] = []
     too_long = 0
-    for prompt in prompts:
-        asked: list[tuple[RankedReply, tuple[int, ...]]] = []
-        for reply in prompt.replies:
-            messages = judge_messages(task.rubric, prompt.messages, reply.text)
-            ids = tuple(chat.prompt_ids(messages, task.reply_start))
+    for example in examples:
+        asked: list[tuple[JudgedReply, tuple[int, ...]]] = []
+        for reply in example.replies:
+            ids = tuple(chat.prompt_ids(reply.messages, task.reply_start))
             if len(ids) + longest <= max_length:
                 asked.append((reply, ids))
             else:
@@ -78,9 +74,7 @@ def tokenize_rankings(
             preferences = _preferences(replies, task.settings.longer_worse_weight)
             if preferences:
                 sequences = tuple(TokenSequence(ids, score) for _, ids in part for _, score in spelled)
-                items.append(
-                    RankedTokens(sequences, preferences, tuple(human[reply.reply_id] for reply in replies))
-                )
+                items.append(RankedTokens(sequences, preferences, tuple(reply.score for reply in replies)))
     return items, too_long
 
 
@@ -95,14 +89,14 @@ def ranking_objective(chat: Chat, task: RankingTask) -> Objective[RankedTokens]:
     Source: our choice, after the pairwise loss of reward models (2203.02155, equation 1), because a score
         line learned by itself says nothing of what sets two replies to one prompt apart.
     """
-    spelled = spellings(chat, task.reply_start, SCORES)
+    spelled = spellings(chat, task.reply_start, task.scores)
 
     def loss(logps: Tensor, batch: Sequence[RankedTokens]) -> tuple[Tensor, dict[str, float]]:
         total = logps.new_zeros(())
         accuracy = score_nll = 0.0
         for item, own in zip(batch, torch.split(logps, [len(item.sequences) for item in batch]), strict=True):
-            scores = score_logps(own, spelled)
-            expected = scores.exp() @ torch.arange(len(SCORES), dtype=scores.dtype, device=scores.device)
+            scores = score_logps(own, spelled, len(task.scores))
+            expected = scores.exp() @ torch.arange(len(task.scores), dtype=scores.dtype, device=scores.device)
             margins = torch.stack([expected[pair.better] - expected[pair.worse] for pair in item.preferences])
             weights = logps.new_tensor([pair.weight for pair in item.preferences])
             nll = F.nll_loss(scores, torch.tensor(item.scores, device=scores.device), reduction="sum")
@@ -117,32 +111,33 @@ def ranking_objective(chat: Chat, task: RankingTask) -> Objective[RankedTokens]:
     return Objective(sequences=lambda item: item.sequences, weight=weight, loss=loss)
 
 
-def score_logps(logps: Tensor, spelled: Sequence[Spelling]) -> Tensor:
-    """Return the log-probability of each score among the scores, `(R, 6)`.
+def score_logps(logps: Tensor, spelled: Sequence[Spelling], num_scores: int) -> Tensor:
+    """Return the log-probability of each score among the scores, `(R, num_scores)`.
 
     Args:
         logps: Of the S spellings behind each of R judge prompts, `(R * S,)`.
         spelled: The spellings, none of which goes on from another.
+        num_scores: How many scores there are.
     """
     by_spelling = logps.view(-1, len(spelled))
     places = torch.tensor([place for place, _ in spelled], device=logps.device)
-    summed = [torch.logsumexp(by_spelling[:, places == place], 1) for place in range(len(SCORES))]
+    summed = [torch.logsumexp(by_spelling[:, places == place], 1) for place in range(num_scores)]
     return torch.stack(summed, 1).log_softmax(1)
 
 
 def _parts(
-    asked: Sequence[tuple[RankedReply, tuple[int, ...]]], size: int
-) -> Iterator[Sequence[tuple[RankedReply, tuple[int, ...]]]]:
+    asked: Sequence[tuple[JudgedReply, tuple[int, ...]]], size: int
+) -> Iterator[Sequence[tuple[JudgedReply, tuple[int, ...]]]]:
     """Deal replies, best first, into as few parts as hold `size` at most, so that each part has all kinds."""
     ordered = sorted(asked, key=lambda item: item[0].rank)
     number = -(-len(ordered) // size)
     return (ordered[part::number] for part in range(number))
 
 
-def _preferences(replies: Sequence[RankedReply], longer_worse_weight: float) -> tuple[Preference, ...]:
+def _preferences(replies: Sequence[JudgedReply], longer_worse_weight: float) -> tuple[Preference, ...]:
     """Return the pairs that people did not tie; together they weigh as the replies do, not their square."""
     return tuple(
-        Preference(i, j, 2 / len(replies) * (longer_worse_weight if len(a.text) < len(b.text) else 1.0))
+        Preference(i, j, 2 / len(replies) * (longer_worse_weight if a.length < b.length else 1.0))
         for i, a in enumerate(replies)
         for j, b in enumerate(replies)
         if a.rank < b.rank

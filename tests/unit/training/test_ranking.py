@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from selfalign.config import Policy, Ranking, Train
-from selfalign.engines.choices import by_choice, spellings
 from selfalign.engines.local import LocalEngine
 from selfalign.engines.protocol import ChoiceRequest
 from selfalign.judging import SCORES, expected_score, judge_messages
 from selfalign.models.chat import Chat
+from selfalign.models.choices import by_choice, spellings
 from selfalign.models.load import load_chat
-from selfalign.records import Message, RankedPrompt, RankedReply
+from selfalign.records import JudgedReply, Message, RankingExample
 from selfalign.training.ranking import (
     RankingTask,
     ranking_objective,
@@ -30,16 +30,22 @@ def chat(tiny_model: Path, tiny_policy: Policy) -> Chat:
 
 
 def task(**settings: Any) -> RankingTask:
-    return RankingTask(rubric=RUBRIC, reply_start="Score:", settings=Ranking(**settings))
+    return RankingTask(reply_start="Score:", scores=SCORES, settings=Ranking(**settings))
 
 
-def prompt(name: str, *replies: tuple[str, int]) -> RankedPrompt:
-    """A prompt with replies of a text and a rank each."""
-    return RankedPrompt(
+def prompt(name: str, *replies: tuple[str, int]) -> RankingExample:
+    """A prompt with replies of a text and a rank each, best 5 and worst 1."""
+    worst = max(rank for _, rank in replies) or 1
+    return RankingExample(
         prompt_id=name,
-        messages=(Message(role="user", content=f"Say {name}."),),
         replies=tuple(
-            RankedReply(reply_id=f"{name} {i}", text=text, rank=rank)
+            JudgedReply(
+                reply_id=f"{name} {i}",
+                messages=judge_messages(RUBRIC, (Message(role="user", content=f"Say {name}."),), text),
+                rank=rank,
+                score=5 - 4 * rank // worst,
+                length=len(text),
+            )
             for i, (text, rank) in enumerate(replies)
         ),
         source="test",
@@ -86,7 +92,7 @@ def test_many_replies_are_dealt_into_parts_that_reach_from_good_to_bad(chat: Cha
 
 def test_the_judge_is_asked_as_when_it_judges(chat: Chat):
     (item,), _ = tokenize_rankings([LONGER_IS_WORSE], chat, task(), ENDLESS)
-    asked = judge_messages(RUBRIC, LONGER_IS_WORSE.messages, "Red.")
+    asked = LONGER_IS_WORSE.replies[0].messages
     assert item.sequences[0].prompt == tuple(chat.prompt_ids(asked, "Score:"))
 
 
@@ -98,11 +104,8 @@ def test_the_scores_that_are_compared_are_those_that_the_engine_reads(
     model = fresh()
     model.eval()
     with torch.no_grad():
-        found = score_logps(model(item.sequences), spelled).exp() @ torch.arange(6.0)
-    requests = [
-        ChoiceRequest(r.reply_id, judge_messages(RUBRIC, LONGER_IS_WORSE.messages, r.text), "Score:", SCORES)
-        for r in LONGER_IS_WORSE.replies
-    ]
+        found = score_logps(model(item.sequences), spelled, 6).exp() @ torch.arange(6.0)
+    requests = [ChoiceRequest(r.reply_id, r.messages, "Score:", SCORES) for r in LONGER_IS_WORSE.replies]
     choices = {
         choice.key: choice for choice in LocalEngine(tiny_model, tiny_policy, batch_size=2).choose(requests)
     }
@@ -116,7 +119,7 @@ def test_scores_are_normalised_among_each_other():
     spelled = [(place, (place + 10 * way,)) for place in range(6) for way in (0, 1)]
     probabilities = [0.01, 0.04, 0.1, 0, 0.05, 0.05, 0.2, 0, 0, 0.1, 0.25, 0]
     logps = torch.tensor(probabilities).log()
-    found = score_logps(logps, spelled)[0].exp()
+    found = score_logps(logps, spelled, 6)[0].exp()
     assert found.sum().item() == pytest.approx(1)
     score, _ = expected_score(by_choice(spelled, probabilities, 6))
     assert (found @ torch.arange(6.0)).item() == pytest.approx(score)

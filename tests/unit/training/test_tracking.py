@@ -68,7 +68,10 @@ def test_figures_of_a_run_are_one_tracked_run_with_a_step_a_model(tmp_path: Path
         for stage in figures:
             track_figures(["tensorboard"], f"{where}/{stage}", tmp_path)
     reported = EventAccumulator(str(tmp_path / "tracking" / "figures")).Reload()
-    found = {name: [(s.step, s.value) for s in reported.Scalars(name)] for name in reported.Tags()["scalars"]}
+    # A model has a file of its own; those of one second are read in no particular order.
+    found = {
+        name: sorted((s.step, s.value) for s in reported.Scalars(name)) for name in reported.Tags()["scalars"]
+    }
     assert found == {
         "evaluate/pairwise_accuracy": [(0, 0.5), (2, pytest.approx(0.6))],
         "pairs/rows": [(2, 16)],

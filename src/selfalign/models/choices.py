@@ -1,4 +1,4 @@
-"""Words as token sequences: what an engine weighs when it is asked to choose."""
+"""Words as token sequences: what a model weighs when it is to choose between them."""
 
 from collections.abc import Sequence
 

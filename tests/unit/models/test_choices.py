@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfalign.config import Policy
-from selfalign.engines.choices import by_choice, spellings
+from selfalign.models.choices import by_choice, spellings
 from selfalign.models.load import load_chat
 
 
