@@ -66,4 +66,8 @@ class SandboxError(SelfAlignError, RuntimeError):
 
 
 class EvaluationError(SelfAlignError, RuntimeError):
-    """A benchmark can't be run as asked, or a model's answers to it mean nothing; no score is given."""
+    """A benchmark can't be run as asked; no score is given."""
+
+
+class UnscorableError(EvaluationError):
+    """A model can't be asked a benchmark, or its answers mean nothing; asking again would change nothing."""

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,6 +117,33 @@ def test_mt_bench_scores_both_turns_of_every_question(call, words, tiny_recipe, 
     assert set(found.measures) == {"all", "turn 1", "turn 2", "writing", "math"}
 
 
+def test_a_model_that_says_nothing_gets_no_score_and_the_table_goes_on(
+    call, tiny_recipe, tmp_path, capsys
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    mute = tmp_path / "mute"
+    shutil.copytree(tiny_recipe.parent / "model", mute)
+    weights = {name: 0 * tensor for name, tensor in load_file(mute / "model.safetensors").items()}
+    save_file(weights, mute / "model.safetensors", metadata={"format": "pt"})
+    sums = [{"question": f"{n} and {n}?", "answer": f"#### {2 * n}"} for n in range(8)]
+    for part in ("train", "test"):
+        jsonl(tmp_path / "data" / "gsm8k" / f"{part}.jsonl", sums)
+    problems = [
+        {"problem": s["question"], "solution": f"$\\boxed{{{s['answer'][5:]}}}$", "level": "Level 1"}
+        for s in sums
+    ]
+    jsonl(tmp_path / "data" / "math" / "test.jsonl", [{**p, "type": "Algebra"} for p in problems])
+    asked = ["--tasks", "gsm8k,math", "--data-dir", tmp_path / "data", "--run-dir", tmp_path / "e"]
+    assert call("eval", mute, *asked, "--limit", "3") == 0, capsys.readouterr().err
+    for task in ("gsm8k", "math"):
+        found = result(tmp_path / "e", "model", task)
+        assert found.headline["value"] is None
+        assert found.headline["reason"] == found.notes[0].removeprefix("model gets no score: ")
+    table = (tmp_path / "e" / "table.md").read_text(encoding="utf-8")
+    assert "| GSM8K | – | 0 | model gets no score: the model says" in table
+
+
 def test_what_can_not_be_run_is_left_out_with_the_reason(call, words, tiny_recipe, tmp_path, capsys) -> None:
     model = tiny_recipe.parent / "model"
     asked = ["--tasks", "mt_bench,mbpp,head_to_head", *words, "--run-dir", tmp_path / "e"]
@@ -217,8 +245,6 @@ def test_a_second_call_measures_nothing_again(call, words, tiny_recipe, tmp_path
 def test_a_changed_model_never_meets_the_answers_of_the_one_before(
     call, words, tiny_recipe, tmp_path, capsys
 ) -> None:
-    import shutil
-
     model = tmp_path / "model"
     shutil.copytree(tiny_recipe.parent / "model", model)
     asked = [model, "--tasks", "mt_bench", *words, "--run-dir", tmp_path / "e"]

@@ -52,6 +52,13 @@ class TaskResult(Record):
     settings: dict[str, Any] = Field(default_factory=dict)
     """How the model was asked, and with which versions."""
 
+    @classmethod
+    def without_score(cls, task: str, model: str, metric: str, reason: str) -> "TaskResult":
+        """Make the result of a model that gets no score, with the reason."""
+        nothing = Measure(value=None, low=None, high=None, n=0, reason=reason)
+        note = f"{model} gets no score: {reason}"
+        return cls(task=task, model=model, metric=metric, measures={metric: nothing}, notes=(note,))
+
     @property
     def headline(self) -> Measure:
         """Return the measure that the table shows."""

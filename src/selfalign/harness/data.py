@@ -113,6 +113,8 @@ def _math(file: Path, subjects: Sequence[str]) -> dict[str, Splits]:
             subject = text(row, "type").lower().replace(" & ", "_and_").replace(" ", "_")
             if subject not in found:
                 raise DataError(f'"type" is {row["type"]!r}, of which there is no subject; correct it')
+            if "\\boxed" not in text(row, "solution"):
+                raise DataError('"solution" has no answer in \\boxed{}; add it')
             found[subject]["test"].append({name: text(row, name) for name in ("problem", "solution")})
     return {subject: splits for subject, splits in found.items() if splits["test"]}
 
@@ -131,6 +133,8 @@ def _read(file: Path, rows: Iterable[tuple[int, T]], convert: Callable[[T], dict
 
 
 def _gsm8k(row: Row) -> dict[str, Any]:
+    if "#### " not in text(row, "answer"):
+        raise DataError('"answer" has no line "#### " with the result; add it')
     return {name: text(row, name) for name in ("question", "answer")}
 
 

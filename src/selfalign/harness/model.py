@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 
-from selfalign.errors import EvaluationError
+from selfalign.errors import EvaluationError, UnscorableError
 from selfalign.records import FinishReason, Message
 
 _TOGETHER = 1024
@@ -118,7 +118,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         """Return the log-probability of each continuation and whether greedy decoding gives it.
 
         Raises:
-            EvaluationError: A result is missing or not a finite number.
+            UnscorableError: A result is missing or not a finite number.
         """
         scores: list[tuple[float, bool]] = []
         for start in range(0, len(requests), _TOGETHER):
@@ -126,7 +126,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
             found = super().loglikelihood(asked, disable_tqdm=disable_tqdm)
             for request, (logp, greedy, cut) in zip(asked, found, strict=True):
                 if not math.isfinite(logp):
-                    raise EvaluationError(
+                    raise UnscorableError(
                         f"{_name(request)}: a choice has no finite log-probability ({logp}), so the model "
                         "can't be scored; look at its weights, or compute in float32"
                     )
@@ -160,6 +160,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
 
         Raises:
             EvaluationError: A reply is missing, or the benchmark asks for what is not supported.
+            UnscorableError: Replies may be longer than what the model has positions for.
         """
         together: dict[tuple[tuple[str, ...], int], list[Instance]] = {}
         for request in requests:
@@ -196,7 +197,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
                 f"{_name(request)}: replies are greedy here, and can't be drawn with {request.args[1]}"
             )
         if limit >= self._engine.max_length:
-            raise EvaluationError(
+            raise UnscorableError(
                 f"{request.task_name} asks for replies of up to {limit} tokens, but the model has positions "
                 f"for {self._engine.max_length} in all; leave the benchmark out"
             )

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfalign.errors import EvaluationError
+from selfalign.errors import EvaluationError, UnscorableError
 from selfalign.evaluation.judge_quality import Measure
 from selfalign.evaluation.means import mean_measure
 from selfalign.harness.data import is_local
@@ -64,7 +64,8 @@ def run_task(
         seed: Orders the choices of each question of GPQA, and resamples.
 
     Raises:
-        EvaluationError: Something is missing here; or the model's answers mean nothing: its log-probabilities
+        EvaluationError: Something is missing here.
+        UnscorableError: The model has too few positions; or its answers mean nothing: its log-probabilities
             are not finite or the same for all choices, or it replies the same to every question.
         DataError: A file is malformed.
     """
@@ -173,14 +174,14 @@ def _check_answers(task: str, rows: Sequence[Row]) -> None:
     """Refuse answers that have nothing to do with the questions, whatever they would score.
 
     Raises:
-        EvaluationError: They are such.
+        UnscorableError: They are such.
     """
     if all("logps" in row and len(set(row["logps"])) == 1 for row in rows):
-        raise EvaluationError(f"{task}: the model gives all choices of a question the same log-probability")
+        raise UnscorableError(f"{task}: the model gives all choices of a question the same log-probability")
     replies = [row["reply"] for row in rows if "reply" in row]
     if len(replies) > 1 and len(set(replies)) == 1:
         said = f"{replies[0][:40]!r}" if replies[0] else "nothing"
-        raise EvaluationError(f"{task}: the model says {said} to each of {len(replies)} questions")
+        raise UnscorableError(f"{task}: the model says {said} to each of {len(replies)} questions")
 
 
 def _measures(task: str, rows: Sequence[Row], aggregated: Mapping[str, Any], seed: int) -> dict[str, Measure]:

@@ -86,7 +86,8 @@ def benchmark_rows(
         first = next(result for result in found if result is not None)
         label = LABELS.get(task, task)
         notes = "; ".join(dict.fromkeys(note for r in found if r is not None for note in r.notes))
-        for name in first.measures if task in ALL_MEASURES else (None,):
+        every = dict.fromkeys(name for result in found if result is not None for name in result.measures)
+        for name in every if task in ALL_MEASURES else (None,):
             measures = [_measure(result, name) for result in found]
             values = [None if measure is None else measure["value"] for measure in measures]
             change = None

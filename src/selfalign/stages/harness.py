@@ -1,14 +1,16 @@
 """Objective benchmarks through lm-eval, on the engine that a model's other benchmarks share."""
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from selfalign.config import EvaluationRecipe
 from selfalign.engines import open_engine
+from selfalign.errors import UnscorableError
 from selfalign.evaluation.results import TaskResult
 from selfalign.harness.data import fingerprint
-from selfalign.harness.tasks import problem_of
+from selfalign.harness.tasks import BENCHMARKS, problem_of
 from selfalign.records import Record
 from selfalign.runs import Artifact, Run, Stage, Work
 from selfalign.runs.files import write_json, write_rows
@@ -41,7 +43,7 @@ def harness_problem(recipe: EvaluationRecipe, task: str) -> str | None:
 
 
 def measure_harness(run: Run[EvaluationRecipe], name: str, model: Artifact, task: str) -> Artifact:
-    """Ask a model the questions of a benchmark through lm-eval.
+    """Ask a model the questions of a benchmark through lm-eval; one whose answers mean nothing gets no score.
 
     Reads:
         the benchmark's files, or the hub's
@@ -69,14 +71,20 @@ def measure_harness(run: Run[EvaluationRecipe], name: str, model: Artifact, task
 
         engine = open_engine(recipe.engine, recipe.policy, model.path)
         assert isinstance(engine, LocalEngine)  # noqa: S101 -- `harness_problem` was asked
-        found = run_task(
-            task,
-            engine,
-            data_dir=_data_dir(recipe),
-            limit=recipe.limit,
-            chat=recipe.chat,
-            seed=recipe.seed,
-        )
+        try:
+            found = run_task(
+                task,
+                engine,
+                data_dir=_data_dir(recipe),
+                limit=recipe.limit,
+                chat=recipe.chat,
+                seed=recipe.seed,
+            )
+        except UnscorableError as error:
+            reason = str(error).removeprefix(f"{task}: ")
+            work.warn(f"no score: {reason}")
+            result = TaskResult.without_score(task, name, BENCHMARKS[task].metric, reason)
+            return _written(work, result, [])
         result = TaskResult(
             task=task,
             model=name,
@@ -86,11 +94,16 @@ def measure_harness(run: Run[EvaluationRecipe], name: str, model: Artifact, task
             notes=found.notes,
             settings=found.settings,
         )
-        write_rows(work.output(f"{task}_samples.jsonl"), map(Sample.model_validate, found.rows))
-        write_json(work.output(f"{task}.json"), result.model_dump(mode="json"))
-        return {"rows": len(found.rows), "score": result.headline["value"]}
+        return _written(work, result, list(map(Sample.model_validate, found.rows)))
 
     return run.do(stage, body)
+
+
+def _written(work: Work, result: TaskResult, samples: Sequence[Sample]) -> dict[str, Any]:
+    """Write a result and its samples, and return the figures of the stage."""
+    write_rows(work.output(f"{result.task}_samples.jsonl"), samples)
+    write_json(work.output(f"{result.task}.json"), result.model_dump(mode="json"))
+    return {"rows": len(samples), "score": result.headline["value"]}
 
 
 def _data_dir(recipe: EvaluationRecipe) -> Path | None:

@@ -41,14 +41,14 @@ def test_cmmlu_has_a_header_and_an_index(tmp_path: Path):
 
 def test_math_is_sorted_by_type_and_what_is_not_there_is_left_out(tmp_path: Path):
     rows = [
-        {"problem": "p1", "solution": "s1", "type": "Counting & Probability", "level": "Level 1"},
-        {"problem": "p2", "solution": "s2", "type": "Algebra", "level": "Level 2"},
+        {"problem": "p1", "solution": r"\boxed{1}", "type": "Counting & Probability", "level": "Level 1"},
+        {"problem": "p2", "solution": r"\boxed{2}", "type": "Algebra", "level": "Level 2"},
     ]
     write(tmp_path, "math/test.jsonl", "\n".join(map(json.dumps, rows)))
     subjects = ["algebra", "counting_and_probability", "geometry"]
     assert read_local("math", tmp_path, subjects) == {
-        "algebra": {"test": [{"problem": "p2", "solution": "s2"}]},
-        "counting_and_probability": {"test": [{"problem": "p1", "solution": "s1"}]},
+        "algebra": {"test": [{"problem": "p2", "solution": r"\boxed{2}"}]},
+        "counting_and_probability": {"test": [{"problem": "p1", "solution": r"\boxed{1}"}]},
     }
     with pytest.raises(DataError, match=r"test\.jsonl, row 1: \"type\" is 'Counting & Probability'"):
         read_local("math", tmp_path, ["algebra"])
@@ -74,6 +74,18 @@ def test_gsm8k_and_ifeval_keep_their_fields(tmp_path: Path):
         ("cmmlu", "cmmlu/test/law.csv", "h\n0,Q,1,2,3,4,\n", "row 2: the last cell is ''"),
         ("cmmlu", "cmmlu/test/other.csv", "", "law.csv: there is no such file"),
         ("gsm8k", "gsm8k/test.jsonl", '{"question": "q"}', 'row 1: the field "answer" is missing'),
+        (
+            "gsm8k",
+            "gsm8k/test.jsonl",
+            '{"question": "q", "answer": "2"}',
+            'row 1: "answer" has no line "####',
+        ),
+        (
+            "math",
+            "math/test.jsonl",
+            '{"problem": "p", "solution": "2", "type": "law"}',
+            r'row 1: "solution" has no answer in \\boxed',
+        ),
         (
             "ifeval",
             "ifeval/input_data.jsonl",
