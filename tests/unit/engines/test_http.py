@@ -39,7 +39,7 @@ def many(count: int) -> list[GenerationRequest]:
     return [ask("tell me of the sea", str(number), number) for number in range(count)]
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 2.0) -> bool:
+def eventually(holds: Callable[[], bool], seconds: float = 10.0) -> bool:
     deadline = time.monotonic() + seconds
     while not holds() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -58,7 +58,7 @@ def test_none_of_a_thousand_requests_is_lost_or_doubled_when_a_fifth_fails():
         return faults[number // 5 % len(faults)] if number % 5 == 0 else None
 
     with FakeServer(fault=fault) as server:
-        engine = api(server, concurrency=16, timeout_seconds=0.2)
+        engine = api(server, concurrency=16, timeout_seconds=1)
         found = list(engine.generate(many(1000), SAMPLING))
     assert Counter(g.key for g in found) == {str(number): 1 for number in range(1000)}
     assert len(server.seen) > 1200
@@ -73,7 +73,7 @@ def test_none_of_a_thousand_requests_is_lost_or_doubled_when_a_fifth_fails():
 )
 def test_what_may_pass_is_asked_again(fault: Fault):
     with FakeServer(fault=lambda number: fault if number < 2 else None) as server:
-        [found] = api(server, timeout_seconds=0.2).generate([ask("x")], SAMPLING)
+        [found] = api(server, timeout_seconds=1).generate([ask("x")], SAMPLING)
     assert found.text
     assert len(server.seen) == 3
     assert server.seen[0].body == server.seen[2].body
@@ -248,7 +248,7 @@ def test_requests_under_way_end_with_the_reader(how: str):
         else:
             del answers
             gc.collect()
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 10  # a server that hangs would keep it for 30
         assert eventually(lambda: server.hanging == 0)
         seen = len(server.seen)
         time.sleep(0.05)
