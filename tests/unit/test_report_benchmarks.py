@@ -68,6 +68,14 @@ def test_each_note_stands_once() -> None:
     assert benchmark_rows(["M0", "M1"], found)[0].note == "20 of 14,042 questions"
 
 
+def test_a_note_that_is_not_of_all_models_says_of_which() -> None:
+    said = {"M0": ("20 questions", "3 cut off"), "M1": ("20 questions", "5 cut off"), "M2": ("20 questions",)}
+    said["M3"] = ("20 questions", "3 cut off")
+    found = {("mmlu", name): result("mmlu", name, 0.5, notes=notes) for name, notes in said.items()}
+    [row] = benchmark_rows([*said, "M4"], found)
+    assert row.note == "20 questions; M0, M3: 3 cut off; M1: 5 cut off"
+
+
 def test_markdown_keeps_its_columns_whatever_a_name_holds() -> None:
     found = {("mmlu", "a|b\nc"): result("mmlu", "a|b\nc", 0.5)}
     text = as_markdown(["a|b\nc"], benchmark_rows(["a|b\nc"], found), {"gpqa": "no | data"})

@@ -56,8 +56,8 @@ class TaskResult(Record):
     def without_score(cls, task: str, model: str, metric: str, reason: str) -> "TaskResult":
         """Make the result of a model that gets no score, with the reason."""
         nothing = Measure(value=None, low=None, high=None, n=0, reason=reason)
-        note = f"{model} gets no score: {reason}"
-        return cls(task=task, model=model, metric=metric, measures={metric: nothing}, notes=(note,))
+        notes = (f"no score: {reason}",)
+        return cls(task=task, model=model, metric=metric, measures={metric: nothing}, notes=notes)
 
     @property
     def headline(self) -> Measure:

@@ -85,7 +85,7 @@ def benchmark_rows(
         found = [results.get((task, model)) for model in models]
         first = next(result for result in found if result is not None)
         label = LABELS.get(task, task)
-        notes = "; ".join(dict.fromkeys(note for r in found if r is not None for note in r.notes))
+        notes = _notes([result for result in found if result is not None])
         every = dict.fromkeys(name for result in found if result is not None for name in result.measures)
         for name in every if task in ALL_MEASURES else (None,):
             measures = [_measure(result, name) for result in found]
@@ -106,6 +106,17 @@ def benchmark_rows(
             )
             notes = ""
     return rows
+
+
+def _notes(results: Sequence[TaskResult]) -> str:
+    """Return the notes of a benchmark, each once; one that is not of all models says of which."""
+    of: dict[str, list[str]] = {}
+    for result in results:
+        for note in result.notes:
+            of.setdefault(note, []).append(result.model)
+    return "; ".join(
+        note if len(models) == len(results) else f"{', '.join(models)}: {note}" for note, models in of.items()
+    )
 
 
 def human_rows(models: Sequence[str], comparisons: Sequence[HumanComparison]) -> list[BenchmarkRow]:
