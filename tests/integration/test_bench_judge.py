@@ -15,9 +15,10 @@ import bench_judge
 import bench_judge_data
 import bench_judge_tables
 
+from selfalign.balancing import score_counts
 from selfalign.config import BaseRecipe, EngineSettings, Policy
 from selfalign.data.readers import read_ranked
-from selfalign.eft import normalised, score_counts
+from selfalign.eft import normalised
 from selfalign.models.load import load_chat
 from selfalign.records import Message, RankedPrompt, RankedReply
 from selfalign.stages.eft import judged_replies

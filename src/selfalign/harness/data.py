@@ -9,6 +9,7 @@ import io
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -113,10 +114,17 @@ def _math(file: Path, subjects: Sequence[str]) -> dict[str, Splits]:
             subject = text(row, "type").lower().replace(" & ", "_and_").replace(" ", "_")
             if subject not in found:
                 raise DataError(f'"type" is {row["type"]!r}, of which there is no subject; correct it')
-            if "\\boxed" not in text(row, "solution"):
-                raise DataError('"solution" has no answer in \\boxed{}; add it')
+            if not _boxes_an_answer(text(row, "solution")):
+                raise DataError('"solution" has no answer in \\boxed{}, closed again; add it')
             found[subject]["test"].append({name: text(row, name) for name in ("problem", "solution")})
     return {subject: splits for subject, splits in found.items() if splits["test"]}
+
+
+def _boxes_an_answer(solution: str) -> bool:
+    r"""Say whether lm-eval finds the answer of a solution: behind the last `\boxed`, in braces or a space."""
+    _, boxed, answer = solution.rpartition("\\boxed")
+    depths = accumulate({"{": 1, "}": -1}.get(character, 0) for character in answer)
+    return "\\boxed " in solution or (bool(boxed) and answer.startswith("{") and 0 in depths)
 
 
 def _json_rows(file: Path, convert: Callable[[Row], dict[str, Any]]) -> Rows:

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from selfalign.balancing import balance_lengths, balance_scores, score_counts
 from selfalign.config import SelfRewardingRecipe
-from selfalign.eft import balance_lengths, balance_scores, build_examples, score_counts
+from selfalign.eft import build_examples
 from selfalign.errors import NothingToTrainError
 from selfalign.judging import judge_messages, load_rubric
 from selfalign.records import Judgment, RankedPrompt

@@ -87,6 +87,12 @@ def test_gsm8k_and_ifeval_keep_their_fields(tmp_path: Path):
             r'row 1: "solution" has no answer in \\boxed',
         ),
         (
+            "math",
+            "math/test.jsonl",
+            json.dumps({"problem": "p", "solution": r"$\boxed{1}$, or \boxed{\frac{2}{3}", "type": "law"}),
+            r'row 1: "solution" has no answer in \\boxed',
+        ),
+        (
             "ifeval",
             "ifeval/input_data.jsonl",
             '{"instruction_id_list": ["a"], "kwargs": []}',
