@@ -117,6 +117,46 @@ def test_mt_bench_scores_both_turns_of_every_question(call, words, tiny_recipe, 
     assert set(found.measures) == {"all", "turn 1", "turn 2", "writing", "math"}
 
 
+def write_sums(folder: Path) -> list[dict[str, Any]]:
+    """Write both files of GSM8K and return their rows."""
+    sums = [{"question": f"{n} and {n}?", "answer": f"#### {2 * n}"} for n in range(8)]
+    for part in ("train", "test"):
+        jsonl(folder / "gsm8k" / f"{part}.jsonl", sums)
+    return sums
+
+
+def test_a_benchmark_that_is_interrupted_keeps_its_answers_and_tells_how_far_it_is(
+    call, tiny_recipe, tmp_path, monkeypatch
+) -> None:
+    from selfalign.engines.local import LocalEngine
+
+    write_sums(tmp_path / "data")
+    model, decode, drawn = tiny_recipe.parent / "model", LocalEngine._decode_all, []
+
+    def mortal(self: LocalEngine, rows: list[Any], sampling: Any) -> Any:
+        for generation in decode(self, rows, sampling):
+            if len(drawn) == 5:
+                raise KeyboardInterrupt
+            drawn.append(generation)
+            yield generation
+
+    asked = ["eval", model, "--tasks", "gsm8k", "--data-dir", tmp_path / "data", "policy.precision=float32"]
+    assert call(*asked, "--run-dir", tmp_path / "whole") == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalEngine, "_decode_all", mortal)
+        assert call(*asked, "--run-dir", tmp_path / "e") == 130
+        drawn.clear()
+        assert call(*asked, "--run-dir", tmp_path / "e") == 0
+    assert len(drawn) == 3
+    events = [json.loads(line) for line in (tmp_path / "e" / "events.jsonl").read_text().splitlines()]
+    told = [event for event in events if event["event"] == "progress"]
+    assert {(event["total"], event["unit"]) for event in told} == {(8, "answers")}
+    for name in ("gsm8k.json", "gsm8k_samples.jsonl"):
+        found, whole = ((tmp_path / place / "model" / name).read_bytes() for place in ("e", "whole"))
+        assert found == whole
+    assert not list((tmp_path / "e").rglob("*answers*"))
+
+
 def test_a_model_that_says_nothing_gets_no_score_and_the_table_goes_on(
     call, tiny_recipe, tmp_path, capsys
 ) -> None:
@@ -126,9 +166,7 @@ def test_a_model_that_says_nothing_gets_no_score_and_the_table_goes_on(
     shutil.copytree(tiny_recipe.parent / "model", mute)
     weights = {name: 0 * tensor for name, tensor in load_file(mute / "model.safetensors").items()}
     save_file(weights, mute / "model.safetensors", metadata={"format": "pt"})
-    sums = [{"question": f"{n} and {n}?", "answer": f"#### {2 * n}"} for n in range(8)]
-    for part in ("train", "test"):
-        jsonl(tmp_path / "data" / "gsm8k" / f"{part}.jsonl", sums)
+    sums = write_sums(tmp_path / "data")
     problems = [
         {"problem": s["question"], "solution": f"$\\boxed{{{s['answer'][5:]}}}$", "level": "Level 1"}
         for s in sums

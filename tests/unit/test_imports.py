@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "comparing": {"records", "errors", "judging"},
     "pairs": PURE,
     "eft": PURE,
+    "balancing": PURE,
     "rlcd": PURE,
     "prompting": PURE,
     "data": PURE,
@@ -37,7 +38,7 @@ MAY_IMPORT = {
     "stages": PURE
     | SETTINGS
     | {"pairs", "eft", "rlcd", "prompting", "data", "evaluation", "runs", "models", "engines", "training"}
-    | {"comparing", "harness"},
+    | {"comparing", "harness", "balancing"},
     "report": SETTINGS | {"runs", "evaluation", "judging", "pairs", "rlcd", "prompting"},
     "export": SETTINGS | {"runs", "models", "report", "evaluation"},
     "methods": SETTINGS | {"runs", "models", "engines", "training", "stages", "report"},

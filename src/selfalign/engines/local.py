@@ -126,8 +126,8 @@ class LocalEngine:
     @torch.inference_mode()
     def complete(
         self, prompts: Sequence[Sequence[int]], *, stop: Sequence[str], max_new_tokens: int, chat: bool
-    ) -> list[Generation]:
-        """Return the likeliest words after each prompt of token ids, in the order of the prompts.
+    ) -> Iterator[tuple[int, Generation]]:
+        """Yield the likeliest words after each prompt of token ids with its place, in any order.
 
         Args:
             prompts: Each leaves room for `max_new_tokens`.
@@ -139,8 +139,8 @@ class LocalEngine:
         uniforms = np.zeros(max_new_tokens, dtype=np.float32)
         rows = [_Row(str(place), tuple(ids), uniforms, ends) for place, ids in enumerate(prompts)]
         greedy = Sampling(temperature=0, max_new_tokens=max_new_tokens)
-        found = {generation.key: generation for generation in self._decode_all(rows, greedy)}
-        return [found[str(place)] for place in range(len(prompts))]
+        for generation in self._decode_all(rows, greedy):
+            yield int(generation.key), generation
 
     def _decode_all(self, rows: list[_Row], sampling: Sampling) -> Iterator[Generation]:
         # The longest first: whoever enters later fits into the columns of those who are there.
@@ -173,20 +173,24 @@ class LocalEngine:
                 yield Choice(request.key, by_choice(spelled, likelihoods, len(request.choices)))
 
     @torch.inference_mode()
-    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[tuple[float, bool]]:
-        """Return the log-probability of each continuation, and whether it is the likeliest, token by token.
+    def score(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
+    ) -> Iterator[tuple[int, tuple[float, bool]]]:
+        """Yield the log-probability of each continuation, and whether it is the likeliest, token by token.
+
+        Each comes with the place of its pair, in any order.
 
         Args:
             pairs: Context and continuation as token ids, neither empty; together at most one token longer
                 than the model has positions for.
         """
         sequences = [TokenSequence(tuple(context), tuple(continuation)) for context, continuation in pairs]
-        found: dict[int, tuple[float, bool]] = {}
         with self._packing() as logps:
-            for batch in _scored_together(sequences, packed=logps.not_packed is None):
+            packed = logps.not_packed is None
+        for batch in _scored_together(sequences, packed=packed):
+            with self._packing() as logps:
                 sums, greedy = logps.with_greedy([sequences[place] for place in batch])
-                found.update(zip(batch, zip(sums.tolist(), greedy.tolist(), strict=True), strict=True))
-        return [found[place] for place in range(len(pairs))]
+            yield from zip(batch, zip(sums.tolist(), greedy.tolist(), strict=True), strict=True)
 
     @contextmanager
     def _packing(self) -> Iterator[CompletionLogps]:

@@ -1,9 +1,9 @@
 """A model of ours as lm-eval asks for one, so that all benchmarks of a model share what is loaded."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
@@ -13,6 +13,11 @@ from selfalign.records import FinishReason, Message
 
 _TOGETHER = 1024
 """Requests whose token ids are held at once."""
+
+T = TypeVar("T")
+
+Counting = Callable[[int], Callable[[int], None]]
+"""Told a total, returns what is told how much of it is done."""
 
 Encoded = tuple[tuple[str, str], list[int], list[int]]
 """Context and continuation as text, and the token ids of each."""
@@ -46,11 +51,13 @@ class TokenEngine(Protocol):
 
     def complete(
         self, prompts: Sequence[Sequence[int]], *, stop: Sequence[str], max_new_tokens: int, chat: bool
-    ) -> Sequence[Reply]:
-        """Return the likeliest words after each prompt, in order."""
+    ) -> Iterator[tuple[int, Reply]]:
+        """Yield the place of each prompt with the likeliest words after it, in any order."""
 
-    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Sequence[tuple[float, bool]]:
-        """Return the log-probability of each continuation after its context, and whether it is greedy."""
+    def score(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
+    ) -> Iterator[tuple[int, tuple[float, bool]]]:
+        """Yield the place of each pair, the log-probability of its continuation, and whether it is greedy."""
 
 
 class HarnessModel(TemplateLM):  # type: ignore[misc]
@@ -61,7 +68,14 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
     log-probability raises instead of scoring.
     """
 
-    def __init__(self, engine: TokenEngine, *, chat: bool, max_new_tokens: int = 256) -> None:
+    def __init__(
+        self,
+        engine: TokenEngine,
+        *,
+        chat: bool,
+        max_new_tokens: int = 256,
+        counting: Counting = lambda _total: lambda _done: None,
+    ) -> None:
         """Take an engine.
 
         Args:
@@ -69,6 +83,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
             chat: Whether prompts are turns of a chat, so that a reply ends with its turn.
             max_new_tokens: Of a reply where the benchmark sets no limit; 256 is what lm-eval's own models
                 take.
+            counting: Told how many answers are asked for, returns what is told how many there are.
         """
         super().__init__()
         self.tokenizer = engine.tokenizer
@@ -79,6 +94,9 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         self._engine = engine
         self._chat = chat
         self._max_new_tokens = max_new_tokens
+        self._counting = counting
+        self._told: Callable[[int], None]
+        self._done: int
         self._encode = lru_cache(maxsize=8)(self._ids)  # the choices of a question share their context
 
     @property
@@ -120,6 +138,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         Raises:
             UnscorableError: A result is missing or not a finite number.
         """
+        self._begin(len(requests))
         scores: list[tuple[float, bool]] = []
         for start in range(0, len(requests), _TOGETHER):
             asked = requests[start : start + _TOGETHER]
@@ -143,16 +162,18 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         # The last token is only predicted, so one more than the model has positions for fits.
         limit = self._engine.max_length + 1
         rooms = [limit - len(continuation) for _, _, continuation in requests]
-        asked = [
-            (context[-room:], continuation) if continuation and room > 0 else None
-            for (_, context, continuation), room in zip(requests, rooms, strict=True)
-        ]
-        scored = iter(self._engine.score([pair for pair in asked if pair is not None]))
-        missing = (math.nan, False)
-        scores = [missing if pair is None else next(scored, missing) for pair in asked]
+        asked = {
+            place: (context[-room:], continuation)
+            for place, ((_, context, continuation), room) in enumerate(zip(requests, rooms, strict=True))
+            if continuation and room > 0
+        }
+        places = list(asked)
+        found = {
+            places[number]: score for number, score in self._counted(self._engine.score([*asked.values()]))
+        }
         return [
-            (logp, greedy, len(context) > room)
-            for (logp, greedy), (_, context, _), room in zip(scores, requests, rooms, strict=True)
+            (*found.get(place, (math.nan, False)), len(context) > room)
+            for place, ((_, context, _), room) in enumerate(zip(requests, rooms, strict=True))
         ]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:  # noqa: ARG002
@@ -165,13 +186,16 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         together: dict[tuple[tuple[str, ...], int], list[Instance]] = {}
         for request in requests:
             together.setdefault(self._limits(request), []).append(request)
+        self._begin(len(requests))
         texts: dict[int, str] = {}
         for (stop, limit), asked in together.items():
             prompts = [self._prompt(request, limit) for request in asked]
-            replies = self._engine.complete(prompts, stop=stop, max_new_tokens=limit, chat=self._chat)
+            coming = self._engine.complete(prompts, stop=stop, max_new_tokens=limit, chat=self._chat)
+            replies = dict(self._counted(coming))
             if len(replies) != len(asked):
                 raise EvaluationError(f"{_name(asked[0])}: {len(replies)} replies to {len(asked)} prompts")
-            for request, reply in zip(asked, replies, strict=True):
+            for place, request in enumerate(asked):
+                reply = replies[place]
                 if reply.text is None:
                     raise EvaluationError(f"{_name(request)}: there is no reply ({reply.finish_reason})")
                 if reply.finish_reason == "length":
@@ -186,6 +210,17 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
             EvaluationError: Always.
         """
         raise EvaluationError(f"{_name(requests[0])}: perplexity of whole texts is not supported")
+
+    def _begin(self, total: int) -> None:
+        """Begin to count answers."""
+        self._told, self._done = self._counting(total), 0
+
+    def _counted(self, answers: Iterator[T]) -> Iterator[T]:
+        """Pass answers on, saying how many there are by now."""
+        for answer in answers:
+            self._done += 1
+            self._told(self._done)
+            yield answer
 
     def _limits(self, request: Instance) -> tuple[tuple[str, ...], int]:
         """Return the stop texts and the number of new tokens that a request sets."""

@@ -19,7 +19,7 @@ from selfalign.harness.load import DRAWN_LETTER, FEWSHOT_SEED, Tasks, group_of, 
 from selfalign.harness.tasks import BENCHMARKS, problem_of
 
 if TYPE_CHECKING:
-    from selfalign.harness.model import TokenEngine
+    from selfalign.harness.model import Counting, TokenEngine
 
 _GSM8K_EXAMPLES = 7473
 """Rows of the training split, from which examples are drawn."""
@@ -49,7 +49,14 @@ class HarnessResult:
 
 
 def run_task(
-    task: str, engine: "TokenEngine", *, data_dir: Path | None, limit: int | None, chat: bool, seed: int
+    task: str,
+    engine: "TokenEngine",
+    *,
+    data_dir: Path | None,
+    limit: int | None,
+    chat: bool,
+    seed: int,
+    counting: "Counting" = lambda _total: lambda _done: None,
 ) -> HarnessResult:
     """Ask a model the questions of a benchmark.
 
@@ -62,6 +69,8 @@ def run_task(
         limit: Most questions to ask, spread evenly over the subjects, the first ones of each; `None` for all.
         chat: Ask in the model's chat format, examples as earlier turns; otherwise it continues bare text.
         seed: Orders the choices of each question of GPQA, and resamples.
+        counting: Told how many answers are asked for, one a choice where there are any, returns what is told
+            how many there are.
 
     Raises:
         EvaluationError: Something is missing here.
@@ -84,7 +93,7 @@ def run_task(
         taken = spread({name: len(loaded.eval_docs) for name, loaded in tasks.items()}, limit)
         tasks = {name: tasks[name] for name, number in taken.items() if number}
         group = group_of(tasks)
-        model = HarnessModel(engine, chat=chat, max_new_tokens=benchmark.max_new_tokens)
+        model = HarnessModel(engine, chat=chat, max_new_tokens=benchmark.max_new_tokens, counting=counting)
         found = evaluate(
             model,
             {"tasks": tasks, "groups": {group.name: group}},

@@ -61,6 +61,10 @@ class Work:
         """Say how far the stage is."""
         self._events.emit("progress", stage=self.stage, done=done, total=total, unit=unit)
 
+    def counting(self, total: int, unit: str) -> Callable[[int], None]:
+        """Return what takes the number that is done and says it when it is time to: not with each of many."""
+        return _Progress(self, total, unit).say
+
     def warn(self, message: str) -> None:
         """Say something the user should know; it goes into the log, the manifest and the report."""
         self.warnings.append(message)
@@ -101,7 +105,7 @@ class Work:
         """
         if isinstance(items, Iterator):
             raise TypeError(f"{self.stage}: items are gone through twice; give a list or `Repeatable`")
-        progress = _Progress(self, total=self._count(items, key))
+        progress = _Progress(self, self._count(items, key), "rows")
         shards = _Shards(self.stage, self.scratch(f"{output}.shards"), apply, key, record, row_key)
         rest = iter(items)
         done = 0
@@ -162,11 +166,12 @@ class _Shards(Generic[T, R]):
 
 
 class _Progress:
-    """Says how far a map is: after every thousandth of it, twice a second, and at its end."""
+    """Says how far a count is: after every thousandth of it, twice a second, and at its end."""
 
-    def __init__(self, work: Work, total: int) -> None:
+    def __init__(self, work: Work, total: int, unit: str) -> None:
         self._work = work
         self._total = total
+        self._unit = unit
         self._said = -1
         self._at = 0.0
 
@@ -175,7 +180,7 @@ class _Progress:
         return lambda done: self.say(earlier + done)
 
     def say(self, done: int) -> None:
-        """Say how many rows are done, if it is time to."""
+        """Say how many are done, if it is time to."""
         now = time.monotonic()
         more = done - self._said
         due = (
@@ -183,4 +188,4 @@ class _Progress:
         )
         if more and due:
             self._said, self._at = done, now
-            self._work.progress(done, self._total, "rows")
+            self._work.progress(done, self._total, self._unit)

@@ -67,19 +67,22 @@ def measure_harness(run: Run[EvaluationRecipe], name: str, model: Artifact, task
 
     def body(work: Work) -> dict[str, Any]:
         from selfalign.engines.local import LocalEngine
+        from selfalign.harness.kept import Answer, KeptEngine
         from selfalign.harness.run import run_task
 
         engine = open_engine(recipe.engine, recipe.policy, model.path)
         assert isinstance(engine, LocalEngine)  # noqa: S101 -- `harness_problem` was asked
         try:
-            found = run_task(
-                task,
-                engine,
-                data_dir=_data_dir(recipe),
-                limit=recipe.limit,
-                chat=recipe.chat,
-                seed=recipe.seed,
-            )
+            with work.partial(f"{task}_answers.jsonl", Answer, lambda answer: answer.key) as answers:
+                found = run_task(
+                    task,
+                    KeptEngine(engine, answers),
+                    data_dir=_data_dir(recipe),
+                    limit=recipe.limit,
+                    chat=recipe.chat,
+                    seed=recipe.seed,
+                    counting=lambda total: work.counting(total, "answers"),
+                )
         except UnscorableError as error:
             reason = str(error).removeprefix(f"{task}: ")
             work.warn(f"no score: {reason}")

@@ -104,10 +104,13 @@ def _likelihoods(
         chat = load_chat(model, recipe.policy)
         texts = [(chat.prompt_ids(reply.messages), chat.completion_ids(reply.text)) for reply in shard]
         fitting = [len(prompt) + len(text) <= engine.max_length for prompt, text in texts]
-        found = iter(engine.score([text for text, fits in zip(texts, fitting, strict=True) if fits]))
-        for reply, (_, text), fits in zip(shard, texts, fitting, strict=True):
-            mean = next(found)[0] / len(text) if fits else None
-            yield Likelihood(reply_id=reply.completion_id, mean_logp=mean)
+        places = [place for place, fits in enumerate(fitting) if fits]
+        for reply, fits in zip(shard, fitting, strict=True):
+            if not fits:
+                yield Likelihood(reply_id=reply.completion_id, mean_logp=None)
+        for number, (logp, _) in engine.score([texts[place] for place in places]):
+            reply, (_, text) = shard[places[number]], texts[places[number]]
+            yield Likelihood(reply_id=reply.completion_id, mean_logp=logp / len(text))
 
     work.map_rows(
         LIKELIHOODS,

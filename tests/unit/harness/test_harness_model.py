@@ -115,7 +115,8 @@ def test_greedy_continuations_are_recognised(both: tuple[LocalEngine, HFLM]):
             ids.append(int(theirs.model(torch.tensor([ids])).logits[0, -1].argmax()))
     other = (ids[-1] + 1) % 256
     pairs = [(ids[:4], ids[4:]), (ids[:5], ids[5:]), (ids[:4], [*ids[4:-1], other])]
-    assert [greedy for _, greedy in engine.score(pairs)] == [True, True, False]
+    scores = dict(engine.score(pairs))
+    assert [scores[place][1] for place in range(3)] == [True, True, False]
 
 
 @pytest.mark.parametrize("prompts", [["Once"], ["Once", "a much longer one, " * 2, "Q:"]])
@@ -147,23 +148,31 @@ def test_a_prompt_without_room_for_the_reply_loses_its_beginning_as_in_lm_eval_i
     assert ours.cut_replies <= {("riddles", 0), ("riddles", 1)}
 
 
+def only(answers: Any) -> Any:
+    ((place, answer),) = answers
+    assert place == 0
+    return answer
+
+
 def test_a_stop_text_ends_a_reply_across_tokens_and_characters(both: tuple[LocalEngine, HFLM]):
     engine, _ = both
 
     def without_control_tokens(start: str) -> bool:
         """Say whether every token of the reply is seen in it: a control token is not."""
         prompts = [engine.tokenizer(start)["input_ids"]]
-        said = [engine.complete(prompts, stop=(), max_new_tokens=n, chat=False)[0].text for n in range(1, 25)]
+        said = [
+            only(engine.complete(prompts, stop=(), max_new_tokens=n, chat=False)).text for n in range(1, 25)
+        ]
         return all(shorter != longer for shorter, longer in pairwise(said))
 
     words = ("Once", "Twice", "Thrice", "Never", "Always", "Here", "There")
     opening = next(word for word in words if without_control_tokens(word))
     prompt = engine.tokenizer(opening)["input_ids"]
-    (whole,) = engine.complete([prompt], stop=(), max_new_tokens=24, chat=False)
+    whole = only(engine.complete([prompt], stop=(), max_new_tokens=24, chat=False))
     assert whole.text
     for start in range(1, 12):
         stop = whole.text[start : start + 3]
-        (found,) = engine.complete([prompt], stop=("never said", stop), max_new_tokens=24, chat=False)
+        found = only(engine.complete([prompt], stop=("never said", stop), max_new_tokens=24, chat=False))
         assert found.text == whole.text.partition(stop)[0]
         assert found.finish_reason == "stop"
         assert found.num_tokens < 24
@@ -183,9 +192,9 @@ def test_in_a_chat_any_control_token_ends_the_reply_and_in_a_text_only_its_end(
     tokenizer.save_pretrained(tmp_path / "model")
     policy = Policy(model=str(tmp_path / "model"), precision="float32", device="cpu")
     engine = LocalEngine(tmp_path / "model", policy, 4)
-    (chat,) = engine.complete([prompt], stop=(), max_new_tokens=8, chat=True)
-    (text,) = engine.complete([prompt], stop=(), max_new_tokens=8, chat=False)
-    (named,) = engine.complete([prompt], stop=("<|im_start|>",), max_new_tokens=8, chat=False)
+    chat = only(engine.complete([prompt], stop=(), max_new_tokens=8, chat=True))
+    text = only(engine.complete([prompt], stop=(), max_new_tokens=8, chat=False))
+    named = only(engine.complete([prompt], stop=("<|im_start|>",), max_new_tokens=8, chat=False))
     assert (chat.text, chat.finish_reason, chat.num_tokens) == ("", "stop", 0)
     assert text.num_tokens == 8
     assert (named.text, named.finish_reason) == ("", "stop")
@@ -201,11 +210,12 @@ class Fake:
         self.prompts: list[list[int]] = []
 
     def score(self, pairs: Any) -> Any:
-        return list(self.scores)
+        return enumerate(self.scores)
 
     def complete(self, prompts: Any, **_: Any) -> Any:
         self.prompts += prompts
-        return [SimpleNamespace(text=text, finish_reason="stop") for text in self.replies]
+        replies = [SimpleNamespace(text=text, finish_reason="stop") for text in self.replies]
+        return reversed(list(enumerate(replies)))
 
 
 @pytest.mark.parametrize(
@@ -232,6 +242,20 @@ def test_a_missing_reply_never_scores(make_tokenizer: Any):
         HarnessModel(Fake(make_tokenizer(), replies=["x", None]), chat=False).generate_until(asked)
     with pytest.raises(EvaluationError, match="riddles, document 0: 1 replies to 2 prompts"):
         HarnessModel(Fake(make_tokenizer(), replies=["x"]), chat=False).generate_until(asked)
+
+
+def test_answers_are_counted_as_they_come(make_tokenizer: Any):
+    told: list[tuple[int, int]] = []
+
+    def counting(total: int) -> Callable[[int], None]:
+        return lambda done: told.append((done, total))
+
+    engine = Fake(make_tokenizer(), scores=[(-1.0, True), (-2.0, False)], replies=["x", "y"])
+    model = HarnessModel(engine, chat=False, counting=counting)
+    assert model.loglikelihood(requests("loglikelihood", [("a", "b"), ("c", "d")])) == engine.scores
+    asked = requests("generate_until", [("a", {"until": []}), ("b", {"until": []})])
+    assert model.generate_until(asked) == ["x", "y"]
+    assert told == [(1, 2), (2, 2)] * 2
 
 
 @pytest.mark.parametrize("limits", [{"do_sample": True}, {"temperature": 0.5}, {"num_beams": 4}])

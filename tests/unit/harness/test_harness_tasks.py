@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -64,20 +64,16 @@ class Fake:
         turns = [{"role": message.role, "content": message.content} for message in messages]
         return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
-    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[tuple[float, bool]]:
-        found = []
-        for context, continuation in pairs:
+    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Iterator[tuple[int, Any]]:
+        for place, (context, continuation) in enumerate(pairs):
             self.prompts.append(self.tokenizer.decode(context))
-            found.append((self._score(self.prompts[-1], self.tokenizer.decode(continuation)), False))
-        return found
+            yield place, (self._score(self.prompts[-1], self.tokenizer.decode(continuation)), False)
 
-    def complete(self, prompts: Sequence[Sequence[int]], **_: Any) -> list[Any]:
+    def complete(self, prompts: Sequence[Sequence[int]], **_: Any) -> Iterator[tuple[int, Any]]:
         texts = [self.tokenizer.decode(prompt) for prompt in prompts]
         self.prompts += texts
-        return [
-            SimpleNamespace(text=self._reply(place, text), finish_reason="stop")
-            for place, text in enumerate(texts)
-        ]
+        for place, text in enumerate(texts):
+            yield place, SimpleNamespace(text=self._reply(place, text), finish_reason="stop")
 
 
 def write_mmlu(directory: Path, *, questions: int = 2) -> Path:
@@ -258,9 +254,11 @@ class OfOneSubject:
         self.tokenizer, self.max_length = engine.tokenizer, engine.max_length
 
     def score(self, pairs: Any) -> Any:
-        asked = [pair for pair in pairs if pair[0][: len(self._start)] == self._start]
-        found = iter(self._engine.score(asked))
-        return [next(found) if pair in asked else (-float(pair[1][-1]), False) for pair in pairs]
+        mine = [place for place, pair in enumerate(pairs) if pair[0][: len(self._start)] == self._start]
+        for number, score in self._engine.score([pairs[place] for place in mine]):
+            yield mine[number], score
+        for place in set(range(len(pairs))) - set(mine):
+            yield place, (-float(pairs[place][1][-1]), False)
 
 
 @pytest.mark.usefixtures("no_network")
