@@ -6,8 +6,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from selfalign.balancing import score_counts
 from selfalign.config import Policy, Train
-from selfalign.eft import score_counts, split_ranked
+from selfalign.eft import split_ranked
 from selfalign.judging import SCORES, judge_messages, load_rubric
 from selfalign.models.chat import Chat
 from selfalign.records import Message, RankedPrompt, SFTExample, content_id

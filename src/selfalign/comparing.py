@@ -36,6 +36,13 @@ class Comparison(Record):
             return "one"
         return "other" if max(self.one_first, self.one_second) < 0.5 else "tie"
 
+    @property
+    def by_place(self) -> bool:
+        """Say whether the answers to both orders name the same place, whichever completion stood there."""
+        if self.one_first is None or self.one_second is None:
+            return False
+        return (self.one_first - 0.5) * (self.one_second - 0.5) < 0
+
 
 def compare_messages(messages: Messages, first: str, second: str) -> Messages:
     """Return the one user message that asks which of two completions is better; see `judge_messages`."""

@@ -260,6 +260,24 @@ def test_a_model_is_measured_as_a_judge_beside_length_and_likelihood(call, tiny_
     assert "pairwise of length alone" in page
 
 
+def test_a_judge_that_always_takes_the_first_answer_gives_no_score(
+    call, words, finished_run, tmp_path, monkeypatch, capsys
+) -> None:
+    from selfalign.engines.protocol import Choice
+    from selfalign.engines.scripted import ScriptedEngine
+
+    def first(_: ScriptedEngine, requests: Any) -> Any:
+        return (Choice(request.key, (0.8, 0.1)) for request in requests)
+
+    monkeypatch.setattr(ScriptedEngine, "choose", first)
+    asked = ["--tasks", "head_to_head", "--limit", "5", *words, "--run-dir", tmp_path / "e"]
+    assert call("eval", finished_run, *asked) == 0
+    found = result(tmp_path / "e", "M3", "head_to_head")
+    assert found.headline["value"] is None
+    assert "takes the same place whatever stands there" in str(found.headline["reason"])
+    assert "no score: in all" in capsys.readouterr().out
+
+
 def test_judges_of_a_run_are_measured_on_what_it_held_out(call, words, finished_run, tmp_path) -> None:
     asked = ["--tasks", "judge_quality", *words, "--run-dir", tmp_path / "e"]
     assert call("eval", finished_run, *asked) == 0

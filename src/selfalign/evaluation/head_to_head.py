@@ -91,6 +91,19 @@ def compared(
     return outcomes
 
 
+def place_bias(comparisons: Iterable[Comparison], texts: Mapping[str, str]) -> tuple[int, int]:
+    """Return how many comparisons of two different texts named one place in both orders, out of how many.
+
+    Args:
+        comparisons: Those without two answers are left out.
+        texts: Of every completion by `completion_id`.
+    """
+    asked = [
+        row for row in comparisons if row.winner is not None and texts[row.one_id] != texts[row.other_id]
+    ]
+    return sum(row.by_place for row in asked), len(asked)
+
+
 def head_to_head(outcomes: Sequence[Outcome], *, seed: int = 0) -> dict[str, Any]:
     """Count the outcomes, and return what they add up to, JSON-ready.
 

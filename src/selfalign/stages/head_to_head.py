@@ -1,11 +1,12 @@
 """Head to head: the models of a run answer its held-out prompts, and a judge compares the answers."""
 
+from collections import ChainMap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from selfalign.config import EvaluationRecipe
-from selfalign.evaluation.head_to_head import compared, head_to_head
+from selfalign.evaluation.head_to_head import compared, head_to_head, place_bias
 from selfalign.evaluation.results import TaskResult
 from selfalign.records import Completion, Messages, Prompt, RankedPrompt
 from selfalign.runs import Artifact, Run, Stage, Work
@@ -14,7 +15,7 @@ from selfalign.stages.answers import answer_prompts, compare_answers
 from selfalign.stages.benchmark_judge import judge_inputs, judge_name, judge_settings
 from selfalign.stages.grader import Judged
 
-VERSION = 1
+VERSION = 2
 ANSWERS = "head_to_head_answers.jsonl"
 COMPARISONS = "head_to_head_comparisons.jsonl"
 
@@ -76,13 +77,15 @@ def compare_models(run: Run[EvaluationRecipe], name: str, answers: Mapping[str, 
             if texts[name][key].text is not None and texts[other][key].text is not None
         ]
         rows = compare_answers(run, work, pairs, COMPARISONS)
-        own = _by_id(texts[name])
+        by_id = {model: _by_id(answers) for model, answers in texts.items()}
         found = {}
         for other in earlier:
-            theirs = _by_id(texts[other])
-            between = [row for row in rows if {row.one_id, row.other_id} & theirs.keys()]
-            found[other] = head_to_head(compared(between, own, theirs), seed=recipe.seed)
-        result = _result(name, earlier[-1], found, judge_name(judge))
+            between = [row for row in rows if {row.one_id, row.other_id} & by_id[other].keys()]
+            found[other] = head_to_head(compared(between, by_id[name], by_id[other]), seed=recipe.seed)
+        bias = place_bias(rows, ChainMap(*by_id.values()))
+        result = _result(name, earlier[-1], found, judge_name(judge), bias)
+        if result.headline["value"] is None:
+            work.warn(result.notes[0])
         write_json(work.output("head_to_head.json"), result.model_dump(mode="json"))
         return {"rows": len(rows), "score": result.headline["value"]}
 
@@ -116,7 +119,13 @@ def _judged(answer: Completion, messages: Messages) -> Judged:
     return Judged(answer.completion_id, answer.prompt_id, messages, answer.text or "")
 
 
-def _result(name: str, before: str, found: Mapping[str, Mapping[str, Any]], judge: str) -> TaskResult:
+def _result(
+    name: str, before: str, found: Mapping[str, Mapping[str, Any]], judge: str, bias: tuple[int, int]
+) -> TaskResult:
+    metric, (by_place, asked) = f"win rate against {before}", bias
+    if by_place == asked > 0:
+        reason = f"in all {asked} comparisons the judge, {judge}, takes the same place whatever stands there"
+        return TaskResult.without_score("head_to_head", name, metric, reason)
     measures, counts = {}, {}
     for other, figures in found.items():
         measures[f"win rate against {other}"] = figures["win_rate"]
@@ -130,8 +139,11 @@ def _result(name: str, before: str, found: Mapping[str, Mapping[str, Any]], judg
     return TaskResult(
         task="head_to_head",
         model=name,
-        metric=f"win rate against {before}",
+        metric=metric,
         measures=measures,
         counts=counts,
-        notes=(f"against the model before, judged by {judge}; a tie is half a win",),
+        notes=(
+            f"against the model before, judged by {judge}, which takes the same place in both orders in "
+            f"{by_place} of {asked} comparisons; a tie is half a win",
+        ),
     )

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from selfalign.comparing import Comparison
 from selfalign.evaluation import length_control
-from selfalign.evaluation.head_to_head import Outcome, compared, head_to_head, preference_of
+from selfalign.evaluation.head_to_head import Outcome, compared, head_to_head, place_bias, preference_of
 
 OWN = {"own1": "aaaa", "own2": "aa", "own3": ""}
 OTHER = {"other1": "b", "other2": "bbb", "other3": "bb"}
@@ -58,6 +58,29 @@ def test_two_orders_make_one_preference(one_first, one_second, hard, soft):
     asked = comparison(one_first, one_second)
     assert preference_of(asked, soft=False) == hard
     assert preference_of(asked, soft=True) == (None if soft is None else pytest.approx(soft))
+
+
+@pytest.mark.parametrize(
+    ("one_first", "one_second", "by_place"),
+    [
+        (0.9, 0.3, True),
+        (0.1, 0.7, True),
+        (0.9, 0.7, False),
+        (0.2, 0.4, False),
+        (0.5, 0.9, False),
+        (None, 0.1, False),
+    ],
+)
+def test_a_judge_that_names_one_place_twice_looks_at_the_place(one_first, one_second, by_place):
+    assert comparison(one_first, one_second).by_place == by_place
+
+
+def test_a_judge_that_only_looks_at_the_place_decides_nothing():
+    texts = {**OWN, **OTHER, "own3": "bb"}
+    rows = [comparison(0.9, 0.1), comparison(0.9, 0.8, "own2", "other2", "p2")]
+    same = comparison(0.9, 0.1, "own3", "other3", "p3")
+    assert place_bias([*rows, same], texts) == (1, 2)
+    assert place_bias([same, comparison(None, 0.1)], texts) == (0, 0)
 
 
 def test_comparisons_count_for_the_first_model_whichever_way_round_they_are():
