@@ -124,7 +124,7 @@ def _result(
 ) -> TaskResult:
     metric, (by_place, asked) = f"win rate against {before}", bias
     if by_place == asked > 0:
-        reason = f"in all {asked} comparisons the judge, {judge}, takes the same place whatever stands there"
+        reason = f"the judge, {judge}, takes the same place in both orders of every comparison"
         return TaskResult.without_score("head_to_head", name, metric, reason)
     measures, counts = {}, {}
     for other, figures in found.items():
@@ -143,7 +143,7 @@ def _result(
         measures=measures,
         counts=counts,
         notes=(
-            f"against the model before, judged by {judge}, which takes the same place in both orders in "
-            f"{by_place} of {asked} comparisons; a tie is half a win",
+            f"against the model before, judged by {judge}; a tie is half a win",
+            f"the same place taken in both orders in {by_place} of {asked} comparisons",
         ),
     )
