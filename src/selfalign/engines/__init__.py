@@ -1,7 +1,6 @@
 """Engines that generate text, behind one protocol."""
 
 import gc
-from functools import lru_cache
 from pathlib import Path
 
 from selfalign.config import Endpoint, EngineSettings, Policy
@@ -20,13 +19,24 @@ __all__ = [
 ]
 
 
-@lru_cache(maxsize=1)
+_open: dict[tuple[EngineSettings, Policy, Path], Engine] = {}
+"""The one engine that is open, if any."""
+
+
 def open_engine(settings: EngineSettings, policy: Policy, model: Path) -> Engine:
     """Open the engine that the recipe names on a model directory.
 
-    Stages in a row ask the same model, so the engine opened last stays open until another is or until
-    `close_engine`, and is given again.
+    Stages in a row ask the same model, so the engine opened last stays open until another is wanted or until
+    `close_engine`, and is given again. It is let go before the other is opened, as there may be room for one.
     """
+    wanted = (settings, policy, model)
+    if wanted not in _open:
+        close_engine()
+        _open[wanted] = _opened(settings, policy, model)
+    return _open[wanted]
+
+
+def _opened(settings: EngineSettings, policy: Policy, model: Path) -> Engine:
     if settings.kind == "scripted":
         from selfalign.engines.scripted import ScriptedEngine
 
@@ -43,7 +53,7 @@ def open_engine(settings: EngineSettings, policy: Policy, model: Path) -> Engine
 
 def close_engine() -> None:
     """Let go of the engine that is open, so that its memory is free for training."""
-    open_engine.cache_clear()
+    _open.clear()
     gc.collect()  # what asked for text may hold the engine in a circle of references
 
 

@@ -297,3 +297,21 @@ def test_an_engine_stays_open_for_the_stages_of_one_model_until_it_is_closed(
     del engine
     close_engine()
     assert gone() is None
+
+
+def test_an_engine_is_let_go_before_another_takes_its_memory(
+    tiny_model: Path, tiny_policy: Policy, monkeypatch: pytest.MonkeyPatch
+):
+    from selfalign.engines.local import LocalEngine
+
+    first = weakref.ref(open_engine(EngineSettings(batch_size=3), tiny_policy, tiny_model))
+    alive: list[bool] = []
+
+    def look(model: Path, policy: Policy, *sizes: int) -> LocalEngine:
+        alive.append(first() is not None)
+        return LocalEngine(model, policy, *sizes)
+
+    monkeypatch.setattr("selfalign.engines.local.LocalEngine", look)
+    open_engine(EngineSettings(batch_size=2), tiny_policy, tiny_model)
+    close_engine()
+    assert alive == [False]
