@@ -278,6 +278,23 @@ def test_a_judge_that_always_takes_the_first_answer_gives_no_score(
     assert "no score: the judge" in capsys.readouterr().out
 
 
+def test_a_judge_that_answers_nothing_gives_no_score_and_says_why(
+    call, words, finished_run, tmp_path, monkeypatch, capsys
+) -> None:
+    from selfalign.engines.protocol import Choice
+    from selfalign.engines.scripted import ScriptedEngine
+
+    def silent(_: ScriptedEngine, requests: Any) -> Any:
+        return (Choice(request.key, None) for request in requests)
+
+    monkeypatch.setattr(ScriptedEngine, "choose", silent)
+    asked = ["--tasks", "head_to_head", "--limit", "5", *words, "--run-dir", tmp_path / "e"]
+    assert call("eval", finished_run, *asked) == 0
+    found = result(tmp_path / "e", "M3", "head_to_head")
+    assert found.headline["value"] is None
+    assert f"no score: {found.headline['reason']}" in capsys.readouterr().out
+
+
 def test_judges_of_a_run_are_measured_on_what_it_held_out(call, words, finished_run, tmp_path) -> None:
     asked = ["--tasks", "judge_quality", *words, "--run-dir", tmp_path / "e"]
     assert call("eval", finished_run, *asked) == 0

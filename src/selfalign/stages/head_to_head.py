@@ -85,7 +85,7 @@ def compare_models(run: Run[EvaluationRecipe], name: str, answers: Mapping[str, 
         bias = place_bias(rows, ChainMap(*by_id.values()))
         result = _result(name, earlier[-1], found, judge_name(judge), bias)
         if result.headline["value"] is None:
-            work.warn(result.notes[0])
+            work.warn(f"no score: {result.headline['reason']}")
         write_json(work.output("head_to_head.json"), result.model_dump(mode="json"))
         return {"rows": len(rows), "score": result.headline["value"]}
 
