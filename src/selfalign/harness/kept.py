@@ -69,10 +69,13 @@ class KeptEngine:
         places: dict[str, list[int]] = {}
         for place, key in enumerate(keys):
             places.setdefault(key, []).append(place)
-        missing = [key for key in places if key not in self._rows]
-        for key in places.keys() - missing:
-            answer = self._rows.read(key)
-            yield from ((place, answer) for place in places[key])
+        missing = []
+        for key, asking in places.items():
+            if key in self._rows:
+                answer = self._rows.read(key)
+                yield from ((place, answer) for place in asking)
+            else:
+                missing.append(key)
         for number, found in compute([places[key][0] for key in missing]):
             answer = Answer(key=missing[number], **found)
             self._rows.append(answer)

@@ -78,7 +78,7 @@ class Chat:
             wanted = _wanted(root, request.model)
             if wanted != self._open:
                 self._open = None
-                close_engine()  # before another is opened, as there may be room for one only
+                close_engine()  # what it holds is free for the next
                 _check_memory(wanted)
             engine = open_engine(wanted.settings, wanted.policy, wanted.model)
             self._open = wanted
